@@ -1,0 +1,8 @@
+"""The command `cxlbed`: one module a group of verbs, each verb a thin function. Only this package exits.
+
+Exit status: 0 all right, 1 a check failed, 2 unusable input, 3 the machine cannot do it.
+"""
+
+from emulation.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,1 @@
+"""The remote-NUMA host: find nodes, bind, verify, measure."""

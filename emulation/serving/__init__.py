@@ -1,0 +1,1 @@
+"""The serving simulation: workloads, cluster, metrics."""

@@ -1,0 +1,1 @@
+"""Modelled time: profiles with sources, clocks, links, calibration. Never imports machines."""

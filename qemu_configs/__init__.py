@@ -1,0 +1,1 @@
+"""Bed files and what turns one into libvirt XML or a QEMU command line. Knows QEMU, starts nothing."""

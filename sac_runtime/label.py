@@ -1,0 +1,29 @@
+"""How a number came about. Knows labels and the rule that two of them never meet in one ratio."""
+
+from enum import StrEnum
+
+
+class Label(StrEnum):
+    """Every reported number carries one of these."""
+
+    FUNCTIONAL = "functional"  # bytes were checked, no time is claimed
+    MODELLED = "modelled"  # time of a virtual clock
+    INJECTED = "injected"  # wall clock with added stalls
+    NUMA_MEASURED = "numa-measured"  # wall clock on a real remote NUMA node
+    HARDWARE = "hardware"  # wall clock on a real CXL device
+
+
+class LabelMixError(ValueError):
+    """A ratio or a table row would mix numbers that came about in different ways."""
+
+
+def require_one_label(*labels: Label) -> Label:
+    """Return the label that all of `labels` share, for a figure derived from them.
+
+    Raises LabelMixError where they differ, or where one claims no time (`functional`)."""
+    distinct = sorted(set(labels))
+    if len(distinct) != 1:
+        raise LabelMixError(f"label: {' and '.join(distinct)} cannot meet in one ratio; compare numbers of one label")
+    if distinct[0] is Label.FUNCTIONAL:
+        raise LabelMixError("label: functional numbers claim no time; take a modelled, injected or measured one")
+    return distinct[0]
