@@ -1,0 +1,108 @@
+"""Clocks in integer ns. A VirtualClock moves only when told; a WallClock is the machine's, with a stall that knows its error.
+Knows time, no links and no stores."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from sac_runtime.label import Label
+
+
+class Clock(Protocol):
+    """What a store needs: the time, and a wait until a time."""
+
+    label: Label
+
+    def now_ns(self) -> int: ...
+
+    def wait_until(self, deadline_ns: int) -> None: ...
+
+
+class VirtualClock:
+    """Integer ns from 0; deterministic."""
+
+    label = Label.MODELLED
+
+    def __init__(self) -> None:
+        self._now_ns = 0
+
+    def now_ns(self) -> int:
+        return self._now_ns
+
+    def wait_until(self, deadline_ns: int) -> None:
+        """Move to `deadline_ns`; a deadline in the past leaves the clock where it is."""
+        if deadline_ns > self._now_ns:
+            self._now_ns = deadline_ns
+
+
+@dataclass
+class InjectorError:
+    """How well stalls met what was asked of them; apart from the error of the model that asked."""
+
+    requested_ns: list[int] = field(default_factory=list)
+    achieved_ns: list[int] = field(default_factory=list)
+    num_late: int = 0  # requests that were over already when the stall began: the real access was slower
+    late_ns: int = 0  # by how much, in all
+
+    def add(self, requested_ns: int, achieved_ns: int, late: bool) -> None:
+        if late:
+            self.num_late += 1
+            self.late_ns += achieved_ns - requested_ns
+            return
+        self.requested_ns.append(requested_ns)
+        self.achieved_ns.append(achieved_ns)
+
+    def summary(self) -> dict[str, float | int]:
+        """Relative error |achieved - requested| / requested: median and p99 over honoured requests, and the late ones."""
+        requested = np.asarray(self.requested_ns, dtype=np.float64)
+        error = np.abs(np.asarray(self.achieved_ns) - requested) / np.maximum(requested, 1.0)
+        median, p99 = np.percentile(error, [50, 99]) if error.size else (0.0, 0.0)
+        return {
+            "num_honoured": int(error.size),
+            "median_error": float(median),
+            "p99_error": float(p99),
+            "num_late": self.num_late,
+            "late_ns": self.late_ns,
+        }
+
+
+class WallClock:
+    """The machine's monotonic clock; it stalls by spinning, since a sleep wakes tens of microseconds late.
+
+    On start it measures how far a spin runs past its deadline in the median, and ends each spin that much earlier."""
+
+    label = Label.INJECTED
+
+    def __init__(self) -> None:
+        self.error = InjectorError()
+        self.overshoot_ns = 0
+        self.overshoot_ns = _median_overshoot_ns(self)
+
+    def now_ns(self) -> int:
+        return time.perf_counter_ns()
+
+    def wait_until(self, deadline_ns: int) -> None:
+        clock = time.perf_counter_ns
+        stop_ns = deadline_ns - self.overshoot_ns
+        while clock() < stop_ns:
+            pass
+
+    def stall(self, start_ns: int, requested_ns: int) -> int:
+        """Spin until `requested_ns` after `start_ns`; returns the ns that really passed and books the error."""
+        deadline_ns = start_ns + requested_ns
+        late = self.now_ns() > deadline_ns
+        self.wait_until(deadline_ns)
+        achieved_ns = self.now_ns() - start_ns
+        self.error.add(requested_ns, achieved_ns, late)
+        return achieved_ns
+
+
+def _median_overshoot_ns(clock: WallClock, num_samples: int = 201, spin_ns: int = 5_000) -> int:
+    overshoots = []
+    for _ in range(num_samples):
+        deadline_ns = clock.now_ns() + spin_ns
+        clock.wait_until(deadline_ns)
+        overshoots.append(clock.now_ns() - deadline_ns)
+    return max(0, sorted(overshoots)[num_samples // 2])
