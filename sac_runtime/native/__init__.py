@@ -1,0 +1,135 @@
+"""The runtime's C library and the typed doors to it. Knows ctypes and addresses; checks nothing that its callers check.
+
+ctypes releases the interpreter lock in every call, so gathers of several Python threads run at once.
+"""
+
+import ctypes
+import os
+from collections.abc import Sequence
+from enum import IntEnum
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sac_runtime.errors import StoreError
+
+
+class Copy(IntEnum):
+    """How rows are copied; the first three are instruction sets, NARROW is for memory behind emulated MMIO."""
+
+    BASELINE = 0
+    AVX2 = 1
+    AVX512 = 2
+    NARROW = 3
+
+
+class RowsCall(ctypes.Structure):
+    """`struct sac_rows` of sac.h."""
+
+    _fields_ = (
+        ("store", ctypes.c_void_p),
+        ("num_rows", ctypes.c_int64),
+        ("stride", ctypes.c_int64),
+        ("row_bytes", ctypes.c_int64),
+        ("rows", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("packed", ctypes.c_void_p),
+        ("slots", ctypes.c_void_p),
+        ("num_slots", ctypes.c_int64),
+        ("prefetch", ctypes.c_int32),
+        ("copy", ctypes.c_int32),
+    )
+
+
+_P, _I64, _I32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
+_SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "sac_best_copy": (_I32, ()),
+    "sac_best_flush": (_I32, ()),
+    "sac_best_invalidate": (_I32, ()),
+    "sac_gather": (_I64, (_P,)),
+    "sac_scatter": (_I64, (_P,)),
+    "sac_copy_bytes": (None, (_P, _P, _I64, _P)),
+    "sac_flush": (None, (_P, _I64, _I32)),
+    "sac_fence": (None, ()),
+    "sac_bind_node": (_I32, (_P, ctypes.c_uint64, _I32)),
+    "sac_page_nodes": (_I32, (_P, ctypes.c_uint64, _P)),
+    "sac_team_start": (_P, (_P, _I32)),
+    "sac_team_gather": (_I64, (_P, _P)),
+    "sac_team_stop": (None, (_P,)),
+}
+
+
+@cache
+def load() -> Any:
+    """The loaded library. Raises StoreError, naming the command that builds it, if missing or of other sources."""
+    from sac_runtime.native.build import BUILD_COMMAND, LIBRARY, built_hash, source_hash  # itself run as a module
+
+    built = built_hash()
+    if built != source_hash():
+        state = "missing" if built is None else "built from other sources"
+        raise StoreError(f"native library {LIBRARY}: {state}; build it with: {BUILD_COMMAND}")
+    loaded = ctypes.CDLL(str(LIBRARY))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+def address(array: NDArray[Any]) -> int:
+    """Address of the first byte of a C-contiguous array; valid while the array lives."""
+    return int(array.ctypes.data)
+
+
+def best_copy() -> Copy:
+    """The widest copy that this CPU can do."""
+    return Copy(load().sac_best_copy())
+
+
+def isa() -> str:
+    """Name of the instruction set that rows are copied with on this CPU."""
+    return best_copy().name.lower()
+
+
+def line_instructions(narrow: bool) -> tuple[int, int]:
+    """The instructions that flush and invalidate lines here; narrow: clflush alone, which every hypervisor emulates."""
+    if narrow:
+        return 0, 0
+    return load().sac_best_flush(), load().sac_best_invalidate()
+
+
+def bind_node(start: int, size_bytes: int, node: int) -> None:
+    """Bind pages to a NUMA node and move those that exist. Raises StoreError with the kernel's word."""
+    status = load().sac_bind_node(start, size_bytes, node)
+    if status:
+        raise StoreError(f"numa node {node}: mbind of {size_bytes} bytes refused: {os.strerror(-status)}")
+
+
+def page_nodes(pages: NDArray[np.uint64]) -> NDArray[np.int32]:
+    """Node of each page, by address; negative errno for a page that was never touched. Raises StoreError."""
+    nodes = np.empty(pages.size, np.int32)
+    status = load().sac_page_nodes(address(pages), pages.size, address(nodes))
+    if status:
+        raise StoreError(f"numa: move_pages over {pages.size} pages refused: {os.strerror(-status)}")
+    return nodes
+
+
+class Team:
+    """Threads pinned to `cpus` that share one gather with its caller. One caller at a time; close() ends them."""
+
+    def __init__(self, cpus: Sequence[int]) -> None:
+        pinned = np.asarray(cpus, np.int32)
+        self._library = load()
+        self._handle = self._library.sac_team_start(address(pinned), pinned.size)
+        if not self._handle:
+            raise StoreError(f"gather threads: cannot pin to CPUs {list(cpus)}; this process may use those of `nproc`")
+
+    def gather(self, call: int) -> int:
+        """call: address of a RowsCall. Returns as sac_gather does."""
+        return int(self._library.sac_team_gather(self._handle, call))
+
+    def close(self) -> None:
+        if self._handle:
+            self._library.sac_team_stop(self._handle)
+            self._handle = None

@@ -1,0 +1,125 @@
+/* Rows between a store and packed memory. One body, built for each instruction set that copy_row.h describes. */
+#include "sac.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE uint8_t *packed_row(const struct sac_rows *r, int64_t i)
+{
+    return r->packed + (r->slots ? r->slots[i] : i) * r->row_bytes;
+}
+
+INLINE uint8_t *store_row(const struct sac_rows *r, int64_t i) { return r->store + r->rows[i] * r->stride; }
+
+INLINE void prefetch_row(const struct sac_rows *r, int64_t i)
+{
+    uintptr_t from = (uintptr_t)store_row(r, i);
+    for (uintptr_t line = from & ~(uintptr_t)(SAC_LINE - 1); line < from + (uintptr_t)r->row_bytes; line += SAC_LINE)
+        _mm_prefetch((const char *)line, _MM_HINT_T0);
+}
+
+/* `copy_line` moves 64 bytes; what is left of a row goes by 16 and then by 1. */
+#define DEFINE_ROWS(name, isa, copy_line)                                                                                      \
+    __attribute__((target(isa))) static void copy_row_##name(uint8_t *to, const uint8_t *from, int64_t size)                  \
+    {                                                                                                                          \
+        for (; size >= 64; size -= 64, to += 64, from += 64)                                                                   \
+            copy_line(to, from);                                                                                               \
+        for (; size >= 16; size -= 16, to += 16, from += 16)                                                                   \
+            _mm_storeu_si128((__m128i *)to, _mm_loadu_si128((const __m128i *)from));                                           \
+        for (; size > 0; size--)                                                                                               \
+            *to++ = *from++;                                                                                                   \
+    }                                                                                                                          \
+    __attribute__((target(isa))) static void gather_##name(const struct sac_rows *r)                                          \
+    {                                                                                                                          \
+        int64_t ahead = r->prefetch < r->n ? r->prefetch : r->n;                                                               \
+        for (int64_t i = 0; i < ahead; i++)                                                                                    \
+            prefetch_row(r, i);                                                                                                \
+        for (int64_t i = 0; i < r->n; i++) {                                                                                   \
+            if (ahead && i + ahead < r->n)                                                                                     \
+                prefetch_row(r, i + ahead);                                                                                    \
+            copy_row_##name(packed_row(r, i), store_row(r, i), r->row_bytes);                                                  \
+        }                                                                                                                      \
+    }                                                                                                                          \
+    __attribute__((target(isa))) static void scatter_##name(const struct sac_rows *r)                                         \
+    {                                                                                                                          \
+        for (int64_t i = 0; i < r->n; i++)                                                                                     \
+            copy_row_##name(store_row(r, i), packed_row(r, i), r->row_bytes);                                                  \
+    }
+
+#define COPY_LINE_16(to, from)                                                                                                 \
+    for (int part = 0; part < 64; part += 16)                                                                                  \
+    _mm_storeu_si128((__m128i *)((to) + part), _mm_loadu_si128((const __m128i *)((from) + part)))
+#define COPY_LINE_32(to, from)                                                                                                 \
+    for (int part = 0; part < 64; part += 32)                                                                                  \
+    _mm256_storeu_si256((__m256i *)((to) + part), _mm256_loadu_si256((const __m256i *)((from) + part)))
+#define COPY_LINE_64(to, from) _mm512_storeu_si512((to), _mm512_loadu_si512((from)))
+
+DEFINE_ROWS(baseline, "sse2", COPY_LINE_16)
+DEFINE_ROWS(avx2, "avx2", COPY_LINE_32)
+DEFINE_ROWS(avx512, "avx512f", COPY_LINE_64)
+
+/* Bytes up to the first multiple of 8 of the device's side, then words, then what is left. Volatile keeps the compiler from
+ * merging accesses into wider ones. */
+static void copy_narrow(uint8_t *to, const uint8_t *from, int64_t size, const uint8_t *device)
+{
+    volatile uint8_t *t = to;
+    const volatile uint8_t *f = from;
+    for (; size > 0 && ((uintptr_t)device & 7); size--, device++)
+        *t++ = *f++;
+    for (; size >= 8; size -= 8, t += 8, f += 8)
+        *(volatile uint64_t *)t = *(const volatile uint64_t *)f;
+    for (; size > 0; size--)
+        *t++ = *f++;
+}
+
+static void gather_narrow(const struct sac_rows *r)
+{
+    for (int64_t i = 0; i < r->n; i++)
+        copy_narrow(packed_row(r, i), store_row(r, i), r->row_bytes, store_row(r, i));
+}
+
+static void scatter_narrow(const struct sac_rows *r)
+{
+    for (int64_t i = 0; i < r->n; i++)
+        copy_narrow(store_row(r, i), packed_row(r, i), r->row_bytes, store_row(r, i));
+}
+
+void sac_copy_bytes(uint8_t *to, const uint8_t *from, int64_t size, const uint8_t *device)
+{
+    if (device)
+        copy_narrow(to, from, size, device);
+    else
+        memcpy(to, from, (size_t)size);
+}
+
+typedef void rows_function(const struct sac_rows *);
+static rows_function *const gathers[] = {gather_baseline, gather_avx2, gather_avx512, gather_narrow};
+static rows_function *const scatters[] = {scatter_baseline, scatter_avx2, scatter_avx512, scatter_narrow};
+
+int64_t sac_check_rows(const struct sac_rows *r)
+{
+    for (int64_t i = 0; i < r->n; i++)
+        if ((uint64_t)r->rows[i] >= (uint64_t)r->num_rows || (r->slots && (uint64_t)r->slots[i] >= (uint64_t)r->num_slots))
+            return i + 1;
+    return 0;
+}
+
+void sac_gather_unchecked(const struct sac_rows *r) { gathers[r->copy](r); }
+
+int64_t sac_gather(const struct sac_rows *r)
+{
+    int64_t outside = sac_check_rows(r);
+    if (!outside)
+        gathers[r->copy](r);
+    return outside;
+}
+
+int64_t sac_scatter(const struct sac_rows *r)
+{
+    int64_t outside = sac_check_rows(r);
+    if (!outside)
+        scatters[r->copy](r);
+    return outside;
+}

@@ -1,0 +1,63 @@
+/* The native library of sac_runtime: what numpy cannot do fast enough, or not at all.
+ * Knows addresses, rows and cache lines; knows no Python. All functions are free of locks and may run in several threads,
+ * except those of one sac_team, which one thread at a time may drive. */
+#ifndef SAC_H
+#define SAC_H
+
+#include <stdint.h>
+
+#if !defined(__x86_64__)
+#error "the native library is written for x86-64 (cache-line instructions, SIMD dispatch)"
+#endif
+
+#define SAC_EXPORT __attribute__((visibility("default")))
+#define SAC_LINE 64
+
+/* How rows are copied. SAC_NARROW moves 8 bytes at a time with plain integer instructions and never prefetches: memory
+ * behind emulated MMIO (CXL memory of QEMU) splits wide accesses, and KVM cannot emulate AVX on such pages. */
+enum sac_copy { SAC_BASELINE = 0, SAC_AVX2 = 1, SAC_AVX512 = 2, SAC_NARROW = 3 };
+
+enum sac_flush { SAC_CLFLUSH = 0, SAC_CLFLUSHOPT = 1, SAC_CLWB = 2 };
+
+/* Rows of a store and the place where they go to or come from. Row rows[i] of the store is row (slots ? slots[i] : i) of
+ * the packed side, whose rows lie row_bytes apart. */
+struct sac_rows {
+    uint8_t *store;
+    int64_t num_rows, stride, row_bytes;
+    const int64_t *rows;
+    int64_t n;
+    uint8_t *packed;
+    const int64_t *slots; /* or NULL */
+    int64_t num_slots;
+    int32_t prefetch; /* rows that the software prefetch runs ahead; 0: none */
+    int32_t copy;     /* enum sac_copy */
+};
+
+/* cpu.c */
+SAC_EXPORT int32_t sac_best_copy(void);
+SAC_EXPORT int32_t sac_best_flush(void);
+SAC_EXPORT int32_t sac_best_invalidate(void);
+
+/* rows.c: 0, or 1 + the index of the first entry whose row or slot lies outside (then nothing was moved). */
+SAC_EXPORT int64_t sac_gather(const struct sac_rows *rows);
+SAC_EXPORT int64_t sac_scatter(const struct sac_rows *rows);
+/* `device`: which of the two lies behind emulated MMIO and is to be accessed as SAC_NARROW does; NULL: neither. */
+SAC_EXPORT void sac_copy_bytes(uint8_t *to, const uint8_t *from, int64_t size, const uint8_t *device);
+int64_t sac_check_rows(const struct sac_rows *rows);
+void sac_gather_unchecked(const struct sac_rows *rows);
+
+/* lines.c */
+SAC_EXPORT void sac_flush(const uint8_t *from, int64_t size, int32_t flush);
+SAC_EXPORT void sac_fence(void);
+
+/* pages.c: 0 or -errno. */
+SAC_EXPORT int32_t sac_bind_node(void *from, uint64_t size, int32_t node);
+SAC_EXPORT int32_t sac_page_nodes(void **pages, uint64_t n, int32_t *nodes);
+
+/* team.c: threads pinned to CPUs that share a gather with the caller. NULL when they cannot be started. */
+struct sac_team;
+SAC_EXPORT struct sac_team *sac_team_start(const int32_t *cpus, int32_t n);
+SAC_EXPORT int64_t sac_team_gather(struct sac_team *team, const struct sac_rows *rows);
+SAC_EXPORT void sac_team_stop(struct sac_team *team);
+
+#endif
