@@ -1,0 +1,168 @@
+"""Reads bed files: YAML to a checked Topology, or every problem of the file at once.
+
+Knows YAML and pydantic's findings; the model is topology.py's, the rules are rules.py's. Nothing is read twice: a file's
+unknown keys and unreadable numbers are set aside, so that what is left can be checked by the rules in the same go.
+"""
+
+from collections.abc import Hashable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from qemu_configs.errors import BedFileError
+from qemu_configs.rules import find_problems
+from qemu_configs.topology import UNREADABLE_IS_ZERO, Topology
+
+STOCK_FOLDER = Path(__file__).parent / "topologies"
+
+_SINGULAR = {
+    "hosts": "host",
+    "bridges": "bridge",
+    "switches": "switch",
+    "devices": "device",
+    "windows": "window",
+    "regions": "region",
+    "numa_nodes": "numa node",
+    "pools": "pool",
+}
+
+
+def stock_names() -> list[str]:
+    """Names of the topologies that come with the package, sorted."""
+    return sorted(path.stem for path in STOCK_FOLDER.glob("*.yaml"))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file meant by a stock name (`direct`) or a path. Raises BedFileError if there is neither."""
+    stock = STOCK_FOLDER / f"{name_or_path}.yaml"
+    if str(name_or_path) in stock_names():
+        return stock
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    why = "is a folder, not a bed file" if path.is_dir() else "is neither a file nor a stock topology"
+    raise BedFileError(str(name_or_path), [f"bed file: {why} (stock: {', '.join(stock_names())})"])
+
+
+def load(name_or_path: str | Path) -> Topology:
+    """Read and check a bed file, given by path or stock name. Raises BedFileError with every problem found."""
+    path = find(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise BedFileError(str(path), [f"bed file: cannot be read ({exc})"]) from exc
+    return parse(text, str(path))
+
+
+def parse(text: str, path: str = "<text>") -> Topology:
+    """Check the text of a bed file; `path` is what errors call it. Raises BedFileError with every problem found."""
+    document, problems = _read_yaml(text, path)
+    try:
+        topology = Topology.model_validate(document)
+    except ValidationError as exc:
+        problems += [_reword(error, document) for error in exc.errors()]
+        problems += _problems_of_the_rest(document, exc)
+        raise BedFileError(path, problems) from None
+    problems += find_problems(topology)
+    if problems:
+        raise BedFileError(path, problems)
+    return topology
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a bed file, for editors."""
+    return Topology.model_json_schema(by_alias=True, mode="validation")
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML keeps the last of two equal keys in silence; this one notes each so that it can be reported."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.problems: list[str] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = str(key_node.value)
+            if key in seen:
+                line = key_node.start_mark.line + 1
+                self.problems.append(f"line {line}: key '{key}' stands twice in one place (keep one)")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(text: str, path: str) -> tuple[dict[str, Any], list[str]]:
+    try:
+        loader = _UniqueKeyLoader(text)
+        document = loader.get_single_data()
+    except yaml.MarkedYAMLError as exc:
+        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
+        raise BedFileError(path, [f"line {line}: is not YAML: {exc.problem or exc.context}"]) from None
+    except (yaml.YAMLError, RecursionError, ValueError) as exc:
+        raise BedFileError(path, [f"bed file: is not YAML: {exc}"]) from None
+    if not isinstance(document, dict):
+        found = "nothing" if document is None else type(document).__name__
+        raise BedFileError(path, [f"bed file: holds {found} where keys are expected (start with name, devices, hosts)"])
+    return document, loader.problems
+
+
+def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError) -> list[str]:
+    """Apply the rules to what is sound in a faulty document; nothing, where a fault leaves too little to judge."""
+    for error in faults.errors():
+        _set_aside(document, error)
+    try:
+        return find_problems(Topology.model_validate(document, context=UNREADABLE_IS_ZERO))
+    except ValidationError:
+        return ["bed file: rules between its parts were not checked (mend the above, then check again)"]
+
+
+def _set_aside(document: dict[str, Any], error: ErrorDetails) -> None:
+    """Take an unknown key out of the document; put 0 in place of a number that could not be read."""
+    *above, last = error["loc"]
+    place = _at(document, tuple(above))
+    if error["type"] == "extra_forbidden":
+        place.pop(last, None)  # aliases (`*windows`) make one place of several
+    elif error["type"] in ("int_type", "value_error"):
+        place[last] = 0
+
+
+def _at(document: Any, loc: tuple[int | str, ...]) -> Any:
+    for step in loc:
+        document = document[step]
+    return document
+
+
+def _reword(error: ErrorDetails, document: dict[str, Any]) -> str:
+    *above, field = error["loc"]
+    owner = _owner(document, tuple(above))
+    value = error["input"]
+    match error["type"]:
+        case "missing":
+            return f"{owner}: {field} is missing (add it)"
+        case "extra_forbidden":
+            return f"{owner}: {field}={value!r} is not a known key (`cxlbed schema` lists them)"
+        case "value_error":
+            return f"{owner}: {field}={value!r} {error['ctx']['error']}"
+        case _:
+            return f"{owner}: {field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _owner(document: Any, loc: tuple[int | str, ...]) -> str:
+    """Name the part at `loc` as the rules do: ("hosts", 0, "windows", 1) -> host 'a': window 'w1'."""
+    words: list[str] = []
+    kind = ""
+    for step in loc:
+        document = document[step]
+        if isinstance(step, int):
+            name = document.get("name") if isinstance(document, Mapping) else None
+            called = f"'{name}'" if isinstance(name, str) else f"number {step + 1}"
+            words.append(f"{_SINGULAR.get(kind, kind)} {called}")
+        else:
+            kind = step
+            if isinstance(document, Mapping):
+                words.append(kind)
+    return ": ".join(words) or "topology"

@@ -1,0 +1,323 @@
+"""Turns one host of a bed into libvirt domain XML, the equal plain QEMU command line, or the picture its guest must show.
+
+Knows QEMU's and libvirt's words; starts nothing, opens no file but its template. CXL is unknown to libvirt and goes through
+qemu:commandline, the same words as in the plain command line; NUMA and HMAT use libvirt's own elements.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from qemu_configs.topology import KIB, MIB, Access, Attachment, Bridge, Device, Host, Switch, Topology
+
+# Slots of pcie.0. All are said, so that nothing lands on a pxb-cxl and libvirt adds no ports of its own.
+DISK_SLOT, RNG_SLOT, NET_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x08
+_GUEST_SSH_PORT = 22
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where one host of a bed runs: what the bed file leaves open. Paths are those of the machine that runs QEMU."""
+
+    domain_name: str
+    uuid: str
+    emulator: Path
+    accelerator: Literal["tcg", "kvm"]
+    kernel: Path
+    initrd: Path
+    kernel_cmdline: str
+    disk: Path  # raw image, read-only
+    ssh_port: int  # on 127.0.0.1, forwarded to the guest's port 22
+    console: Path  # the guest's serial console is written here
+    monitor: Path  # QMP socket; plain command line only, libvirt has its own
+    backing_folder: Path  # one file a device; hosts that share a device share its file
+
+
+def domain_xml(topology: Topology, host: Host, placement: Placement) -> str:
+    """The libvirt domain of `host`, ready for virDomainCreateXML."""
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        undefined=StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("domain.xml.j2").render(
+        host=host,
+        placement=placement,
+        numa_cells=_numa_cells(host),
+        passed_to_qemu=[*_cxl_args(topology, host, placement), *_network_args(placement)],
+        kib=KIB,
+        disk_slot=DISK_SLOT,
+        rng_slot=RNG_SLOT,
+    )
+
+
+def qemu_argv(topology: Topology, host: Host, placement: Placement) -> list[str]:
+    """The plain QEMU command line of `host`, equal to its domain XML but for the monitor."""
+    hmat = ",hmat=on" if host.numa_nodes else ""
+    threads = ",thread=multi" if placement.accelerator == "tcg" else ""
+    return [
+        str(placement.emulator),
+        *("-name", f"guest={_value(placement.domain_name)}", "-uuid", placement.uuid),
+        *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
+        *("-machine", f"q35,usb=off{hmat}", "-accel", f"{placement.accelerator}{threads}"),
+        *("-cpu", "max,-hypervisor", "-smp", str(host.vcpus), "-m", f"size={host.total_memory_bytes // MIB}M"),
+        *_memory_args(host),
+        *("-kernel", str(placement.kernel), "-initrd", str(placement.initrd), "-append", placement.kernel_cmdline),
+        *("-drive", f"if=none,id=disk,format=raw,readonly=on,file={_value(placement.disk)}"),
+        *("-device", f"virtio-blk-pci,drive=disk,bus=pcie.0,addr={DISK_SLOT:#x}"),
+        *("-object", "rng-random,id=entropy,filename=/dev/urandom"),
+        *("-device", f"virtio-rng-pci,rng=entropy,bus=pcie.0,addr={RNG_SLOT:#x}"),
+        *("-chardev", f"file,id=console,append=on,path={_value(placement.console)}", "-serial", "chardev:console"),
+        *("-qmp", f"unix:{_value(placement.monitor)},server=on,wait=off"),
+        *_cxl_args(topology, host, placement),
+        *_network_args(placement),
+    ]
+
+
+def cxl_picture(topology: Topology, host: Host) -> dict[str, Any]:
+    """What `cxl list`, `daxctl list` and sysfs must show in the guest, as JSON values:
+
+    memdevs: [{name, serial, size_bytes, dc_size_bytes, host_bridge, switch}], in bed file order; `host_bridge` as `cxl list`
+      names it (pci0000:0c), `switch` the bed file's name or None; `size_bytes` is ram_size, 0 for dynamic capacity alone.
+    windows: [{name, size_bytes, ways, granularity_bytes, host_bridges}]: the root decoders, targets in order.
+    regions: [{name, window, size_bytes, ways, granularity_bytes, mode, devices, serials}], devices in interleave order.
+    numa_nodes: [{node, num_cpus, memory_bytes, distance, access}] or [] where the bed file has one node; `distance` from
+      node 0, `access` {read_latency_ns, write_latency_ns, read_bandwidth_mib_per_s, write_bandwidth_mib_per_s}.
+    notes: [str], what a stock kernel will not do with this host."""
+    return {
+        "host": host.name,
+        "memdevs": [_memdev_picture(topology, attachment) for attachment in host.attachments()],
+        "windows": _window_pictures(host),
+        "regions": _region_pictures(topology, host),
+        "numa_nodes": _numa_pictures(host),
+        "notes": [
+            f"device '{device.name}': dynamic capacity stays offline; no stock Linux kernel up to 7.3 can add its extents"
+            for device in topology.devices_of(host)
+            if device.dc_size_bytes
+        ],
+    }
+
+
+def backing_file(device: Device, placement: Placement) -> Path:
+    """The file behind a device's ordinary memory; sparse, `device.size_bytes` long."""
+    return placement.backing_folder / f"{device.name}.mem"
+
+
+def dc_backing_file(device: Device, placement: Placement) -> Path:
+    """The file behind a device's dynamic capacity; sparse, `device.dc_size_bytes` long."""
+    return placement.backing_folder / f"{device.name}.dc.mem"
+
+
+def _cxl_args(topology: Topology, host: Host, placement: Placement) -> list[str]:
+    if not host.bridges:
+        return []
+    args = ["-machine", _machine_cxl(host)]
+    for device in topology.devices_of(host):
+        args += _backend_args(device, placement)
+    chassis_slot = iter(range(1, 1 << 13))  # unique a host; the PCIe slot number has 13 bits
+    for index, bridge in enumerate(host.bridges):
+        slot = FIRST_BRIDGE_SLOT + index
+        args += ["-device", f"pxb-cxl,bus_nr={bridge.bus},bus=pcie.0,id=bridge.{bridge.name},addr={slot:#x}"]
+        args += _bridge_args(topology, bridge, chassis_slot)
+    return args
+
+
+def _machine_cxl(host: Host) -> str:
+    words = ["cxl=on"]
+    for index, window in enumerate(host.windows):
+        words += [f"cxl-fmw.{index}.targets.{n}=bridge.{target}" for n, target in enumerate(window.targets)]
+        words += [f"cxl-fmw.{index}.size={window.size_bytes // MIB}M"]
+        words += [f"cxl-fmw.{index}.interleave-granularity={window.granularity_bytes}"]
+    return ",".join(words)
+
+
+def _backend_args(device: Device, placement: Placement) -> Iterator[str]:
+    backings = (
+        (device.size_bytes, f"mem.{device.name}", backing_file(device, placement)),
+        (device.dc_size_bytes, f"dc.{device.name}", dc_backing_file(device, placement)),
+    )
+    for size_bytes, backend, path in backings:
+        if size_bytes:
+            yield "-object"
+            yield f"memory-backend-file,id={backend},share=on,size={size_bytes // MIB}M,mem-path={_value(path)}"
+
+
+def _bridge_args(topology: Topology, bridge: Bridge, chassis_slot: Iterator[int]) -> Iterator[str]:
+    root_port = f"bridge.{bridge.name}.port"
+    for port, name in enumerate(bridge.devices):
+        yield from _port(f"cxl-rp,port={port},bus=bridge.{bridge.name},id={root_port}{port}", chassis_slot)
+        yield from _type3(topology.device(name), f"{root_port}{port}")
+    for port, switch in enumerate(bridge.switches, start=len(bridge.devices)):
+        yield from _port(f"cxl-rp,port={port},bus=bridge.{bridge.name},id={root_port}{port}", chassis_slot)
+        yield from _switch_args(topology, switch, f"{root_port}{port}", chassis_slot)
+
+
+def _switch_args(topology: Topology, switch: Switch, upstream_bus: str, chassis_slot: Iterator[int]) -> Iterator[str]:
+    yield "-device"
+    yield f"cxl-upstream,bus={upstream_bus},id=switch.{switch.name}"
+    for port, name in enumerate(switch.devices):
+        downstream = f"switch.{switch.name}.port{port}"
+        yield from _port(f"cxl-downstream,port={port},bus=switch.{switch.name},id={downstream}", chassis_slot)
+        yield from _type3(topology.device(name), downstream)
+
+
+def _port(words: str, chassis_slot: Iterator[int]) -> tuple[str, str]:
+    return "-device", f"{words},chassis=0,slot={next(chassis_slot)}"
+
+
+def _type3(device: Device, bus: str) -> tuple[str, str]:
+    words = [f"cxl-type3,bus={bus},id={device.name},sn={device.serial:#x}"]
+    if device.size_bytes:
+        words.append(f"volatile-memdev=mem.{device.name}")
+    if device.dc_size_bytes:
+        words.append(f"volatile-dc-memdev=dc.{device.name},num-dc-regions={device.dc_regions}")
+    return "-device", ",".join(words)
+
+
+def _network_args(placement: Placement) -> list[str]:
+    # restrict=on: the guest reaches nothing outside; the forwarded port works all the same. romfile=: no network boot.
+    forward = f"tcp:127.0.0.1:{placement.ssh_port}-:{_GUEST_SSH_PORT}"
+    return [
+        *("-netdev", f"user,id=net,restrict=on,hostfwd={forward}"),
+        *("-device", f"virtio-net-pci,netdev=net,romfile=,bus=pcie.0,addr={NET_SLOT:#x}"),
+    ]
+
+
+@dataclass(frozen=True)
+class _NumaCell:
+    """One NUMA node as QEMU numbers it."""
+
+    node: int
+    cpus: str  # "0-1", or "" for a node without CPUs
+    memory_bytes: int
+    distance: int  # from node 0
+    access: Access | None
+    host_node: int | None
+
+
+def _numa_cells(host: Host) -> list[_NumaCell]:
+    """All nodes of a host that has more than one; [] for a host with one node, which needs no words."""
+    if not host.numa_nodes:
+        return []
+    first = _NumaCell(0, f"0-{host.vcpus - 1}", host.memory_bytes, 10, host.local_access, host.host_node)
+    return [first] + [
+        _NumaCell(index, "", node.memory_bytes, node.distance, node.access, node.host_node)
+        for index, node in enumerate(host.numa_nodes, start=1)
+    ]
+
+
+def _memory_args(host: Host) -> list[str]:
+    cells = _numa_cells(host)
+    if not cells:
+        size = f"size={host.memory_bytes // MIB}M"
+        backend = f"memory-backend-ram,id=dram,{size},host-nodes={host.host_node},policy=bind"
+        return [] if host.host_node is None else ["-object", backend, "-machine", "memory-backend=dram"]
+    args = []
+    for cell in cells:
+        args += _cell_args(cell)
+    distances = [
+        f"dist,src={src},dst={dst},val={_distance(a, b)}" for src, a in enumerate(cells) for dst, b in enumerate(cells)
+    ]
+    for words in [*distances, *(lb for cell in cells for lb in _hmat_words(cell))]:
+        args += ["-numa", words]
+    return args
+
+
+def _cell_args(cell: _NumaCell) -> list[str]:
+    binding = "" if cell.host_node is None else f",host-nodes={cell.host_node},policy=bind"
+    cpus = f",cpus={cell.cpus}" if cell.cpus else ""
+    return [
+        *("-object", f"memory-backend-ram,id=dram.{cell.node},size={cell.memory_bytes // MIB}M{binding}"),
+        *("-numa", f"node,nodeid={cell.node}{cpus},initiator=0,memdev=dram.{cell.node}"),
+    ]
+
+
+def _distance(a: _NumaCell, b: _NumaCell) -> int:
+    """Nodes without CPUs never start an access: from one to another the farther one's distance is as good as any."""
+    return 10 if a.node == b.node else max(a.distance, b.distance)
+
+
+def _hmat_words(cell: _NumaCell) -> Iterator[str]:
+    if cell.access is None:
+        return
+    where = f"hmat-lb,initiator=0,target={cell.node},hierarchy=memory"
+    yield f"{where},data-type=read-latency,latency={cell.access.read_latency_ns}"
+    yield f"{where},data-type=write-latency,latency={cell.access.write_latency_ns}"
+    yield f"{where},data-type=read-bandwidth,bandwidth={cell.access.read_bandwidth_mib_per_s}M"
+    yield f"{where},data-type=write-bandwidth,bandwidth={cell.access.write_bandwidth_mib_per_s}M"
+
+
+def _memdev_picture(topology: Topology, attachment: Attachment) -> dict[str, Any]:
+    device = topology.device(attachment.device)
+    return {
+        "name": device.name,
+        "serial": device.serial,
+        "size_bytes": device.size_bytes or 0,
+        "dc_size_bytes": device.dc_size_bytes or 0,
+        "host_bridge": _host_bridge(attachment.bridge),
+        "switch": attachment.switch.name if attachment.switch else None,
+    }
+
+
+def _window_pictures(host: Host) -> list[dict[str, Any]]:
+    bridges = {bridge.name: _host_bridge(bridge) for bridge in host.bridges}
+    return [
+        {
+            "name": window.name,
+            "size_bytes": window.size_bytes,
+            "ways": len(window.targets),
+            "granularity_bytes": window.granularity_bytes,
+            "host_bridges": [bridges[target] for target in window.targets],
+        }
+        for window in host.windows
+    ]
+
+
+def _region_pictures(topology: Topology, host: Host) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": region.name,
+            "window": region.window,
+            "size_bytes": topology.region_size_bytes(region),
+            "ways": len(region.devices),
+            "granularity_bytes": region.granularity_bytes,
+            "mode": region.mode,
+            "devices": list(region.devices),
+            "serials": [topology.device(name).serial for name in region.devices],
+        }
+        for region in host.regions
+    ]
+
+
+def _numa_pictures(host: Host) -> list[dict[str, Any]]:
+    return [
+        {
+            "node": cell.node,
+            "num_cpus": host.vcpus if cell.node == 0 else 0,
+            "memory_bytes": cell.memory_bytes,
+            "distance": cell.distance,
+            "access": cell.access.model_dump() if cell.access else None,
+        }
+        for cell in _numa_cells(host)
+    ]
+
+
+def _host_bridge(bridge: Bridge) -> str:
+    return f"pci0000:{bridge.bus:02x}"
+
+
+def _value(value: object) -> str:
+    """A value inside a QEMU option: a comma is written twice."""
+    return str(value).replace(",", ",,")
+
+
+def picture_text(topology: Topology, host: Host) -> str:
+    """The picture as indented JSON."""
+    return json.dumps(cxl_picture(topology, host), indent=2) + "\n"

@@ -1,0 +1,253 @@
+"""The bed file's model: hosts, bridges, switches, devices, windows, regions, NUMA nodes and pools, typed and frozen.
+
+Knows shapes, types and what follows from them (where a device sits, how large a region is). Does not know what makes a bed
+usable (rules.py), how files are read (bedfile.py) or how QEMU is told (render.py). Sizes are bytes, given as whole numbers
+or with a binary suffix (`512M`, `4G`). Every number is positive, save for the 0 that stands for one that could not be read
+while the rest of a faulty file is still being checked.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+NAME_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"  # fits QEMU ids, host names, libvirt domain names and file names alike
+GRANULARITIES_BYTES = tuple(256 << shift for shift in range(7))  # 256 B to 16 KiB, CXL 3.0 table 8-42
+WAYS = (1, 2, 3, 4, 6, 8, 12, 16)  # CXL 3.0 section 8.2.4.19
+
+UNREADABLE_IS_ZERO = "unreadable numbers are 0"  # validation context in which 0 may stand for what could not be read
+
+_SUFFIX_BYTES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
+_SIZE_PATTERN = r"^([0-9]+)([KMGTkmgt]?)(iB)?$"
+
+
+def parse_size(value: object) -> object:
+    """Turn `512M`, `4G` or `1k` (binary suffixes, `iB` allowed) into bytes; whole numbers pass unchanged.
+
+    Raises ValueError for other text; other types are left for pydantic to refuse."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch(_SIZE_PATTERN, value)
+    if match is None or (match[3] and not match[2]):
+        raise ValueError("is not a size (write 512M or 4G: a whole number with K, M, G or T)")
+    return int(match[1]) * _SUFFIX_BYTES[match[2].upper()]
+
+
+def format_size(size_bytes: int) -> str:
+    """Write a size as the bed file would: 536870912 -> `512M`; what no suffix divides stays in bytes."""
+    for suffix in ("T", "G", "M", "K"):
+        if size_bytes and size_bytes % _SUFFIX_BYTES[suffix] == 0:
+            return f"{size_bytes // _SUFFIX_BYTES[suffix]}{suffix}"
+    return str(size_bytes)
+
+
+def _positive(value: int, info: ValidationInfo) -> int:
+    if value < 1 and not (value == 0 and info.context == UNREADABLE_IS_ZERO):
+        raise ValueError("is not a whole number from 1 on (write one)")
+    return value
+
+
+def _schema(**keys: object) -> WithJsonSchema:
+    return WithJsonSchema(dict(keys))
+
+
+_SIZE_SCHEMA = _schema(anyOf=[{"type": "integer", "minimum": 1}, {"type": "string", "pattern": _SIZE_PATTERN}])
+_Positive = Annotated[StrictInt, AfterValidator(_positive)]
+Size = Annotated[_Positive, BeforeValidator(parse_size), _SIZE_SCHEMA]
+Name = Annotated[StrictStr, _schema(type="string", pattern=NAME_PATTERN)]
+Count = Annotated[_Positive, _schema(type="integer", minimum=1)]
+Ways = Annotated[_Positive, _schema(type="integer", enum=list(WAYS))]
+
+
+class Part(BaseModel):
+    """What all parts of a bed file share: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Device(Part):
+    """A Type-3 memory device. `size` is ordinary volatile memory, `dc_size` dynamic capacity in `dc_regions` equal regions."""
+
+    name: Name
+    serial: Annotated[_Positive, _schema(type="integer", minimum=1, maximum=2**64 - 2)]
+    size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("size", "size_bytes"))
+    dc_size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("dc_size", "dc_size_bytes"))
+    dc_regions: Count = 1
+    shared: StrictBool = False  # one backing file given to several hosts
+    profile: StrictStr | None = None  # a timing profile's name; what it means is known to emulation.timing alone
+
+    @property
+    def capacity_bytes(self) -> int:
+        """Ordinary and dynamic capacity together."""
+        return (self.size_bytes or 0) + (self.dc_size_bytes or 0)
+
+
+class Switch(Part):
+    """A CXL switch on a root port of its own; one downstream port a device."""
+
+    name: Name
+    devices: tuple[Name, ...] = ()
+
+
+class Bridge(Part):
+    """A CXL host bridge (pxb-cxl) whose buses start at `bus`; one root port a device and a switch, devices first."""
+
+    name: Name
+    bus: Annotated[_Positive, _schema(type="integer", minimum=1, maximum=255)]
+    devices: tuple[Name, ...] = ()
+    switches: tuple[Switch, ...] = ()
+
+    @property
+    def num_buses(self) -> int:
+        """Buses the firmware numbers upwards from `bus`: the bridge, one a root port, two and one a device for a switch."""
+        return 1 + len(self.devices) + sum(2 + len(switch.devices) for switch in self.switches)
+
+    @property
+    def last_bus(self) -> int:
+        """The highest bus number that this bridge needs."""
+        return self.bus + self.num_buses - 1
+
+
+class Window(Part):
+    """A CXL fixed memory window: host physical addresses interleaved over bridges, in the order of `targets`."""
+
+    name: Name
+    targets: tuple[Name, ...]
+    size_bytes: Size = Field(validation_alias=AliasChoices("size", "size_bytes"))
+    granularity_bytes: Size = Field(default=256, validation_alias=AliasChoices("granularity", "granularity_bytes"))
+    ways: Ways | None = None  # need not be said; if it is, it must equal the number of targets
+
+
+class Region(Part):
+    """Whole devices interleaved to one range of a window, used as device DAX or onlined as system RAM."""
+
+    name: Name
+    window: Name
+    devices: tuple[Name, ...]  # in interleave order
+    granularity_bytes: Size = Field(default=256, validation_alias=AliasChoices("granularity", "granularity_bytes"))
+    ways: Ways | None = None  # need not be said; if it is, it must equal the number of devices
+    mode: Literal["devdax", "system-ram"] = "devdax"
+
+
+class Access(Part):
+    """What the HMAT says of one memory as seen from the vCPUs."""
+
+    read_latency_ns: Count
+    write_latency_ns: Count
+    read_bandwidth_mib_per_s: Count
+    write_bandwidth_mib_per_s: Count
+
+
+class NumaNode(Part):
+    """A NUMA node without CPUs beside the one that holds the vCPUs; `host_node` binds its memory on the machine below."""
+
+    name: Name
+    memory_bytes: Size = Field(validation_alias=AliasChoices("memory", "memory_bytes"))
+    access: Access
+    distance: Annotated[_Positive, _schema(type="integer", minimum=11, maximum=254)] = 20  # SLIT; 10 is local
+    host_node: StrictInt | None = None
+
+
+class Host(Part):
+    """One emulated machine. Node 0 holds all vCPUs and `memory`; `numa_nodes` are nodes 1 and up."""
+
+    name: Name
+    vcpus: Count = 2
+    memory_bytes: Size = Field(default=GIB, validation_alias=AliasChoices("memory", "memory_bytes"))
+    local_access: Access | None = None  # node 0 in the HMAT; needed beside numa_nodes
+    host_node: StrictInt | None = None
+    numa_nodes: tuple[NumaNode, ...] = ()
+    bridges: tuple[Bridge, ...] = ()
+    windows: tuple[Window, ...] = ()
+    regions: tuple[Region, ...] = ()
+
+    def attachments(self) -> Iterator["Attachment"]:
+        """Every device of this host with the place where it sits, in the order of the file."""
+        for bridge in self.bridges:
+            for device in bridge.devices:
+                yield Attachment(device, bridge, None)
+            for switch in bridge.switches:
+                for device in switch.devices:
+                    yield Attachment(device, bridge, switch)
+
+    def window(self, name: str) -> Window:
+        """The window of that name; KeyError if there is none."""
+        return _by_name(self.windows, name)
+
+    @property
+    def total_memory_bytes(self) -> int:
+        """DRAM of all NUMA nodes; CXL devices not counted."""
+        return self.memory_bytes + sum(node.memory_bytes for node in self.numa_nodes)
+
+
+class Pool(Part):
+    """Devices that the runtime uses as one KV pool, on every host that holds them."""
+
+    name: Name
+    devices: tuple[Name, ...]
+
+
+class Topology(Part):
+    """A whole bed. A value of this type that came from bedfile.load obeys every rule of rules.py."""
+
+    name: Name
+    description: StrictStr = ""
+    devices: tuple[Device, ...] = ()
+    hosts: tuple[Host, ...]
+    pools: tuple[Pool, ...] = ()
+
+    def host(self, name: str) -> Host:
+        """The host of that name; KeyError if there is none."""
+        return _by_name(self.hosts, name)
+
+    def device(self, name: str) -> Device:
+        """The device of that name; KeyError if there is none."""
+        return _by_name(self.devices, name)
+
+    def devices_of(self, host: Host) -> tuple[Device, ...]:
+        """The devices that a host holds, in the order in which they are attached."""
+        return tuple(self.device(attachment.device) for attachment in host.attachments())
+
+    def region_size_bytes(self, region: Region) -> int:
+        """Bytes of a region: the sum of its devices, which are all used whole."""
+        return sum(self.device(name).size_bytes or 0 for name in region.devices)
+
+    def memory_needed_bytes(self) -> int:
+        """Memory of the machine below that the bed takes when all is touched; a shared device counts once."""
+        return sum(host.total_memory_bytes for host in self.hosts) + sum(d.capacity_bytes for d in self.devices)
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """Where a device sits in a host."""
+
+    device: str
+    bridge: Bridge
+    switch: Switch | None
+
+
+_Named = TypeVar("_Named", Host, Device, Window)
+
+
+def _by_name(parts: tuple[_Named, ...], name: str) -> _Named:
+    for part in parts:
+        if part.name == name:
+            return part
+    raise KeyError(name)
