@@ -23,3 +23,35 @@ class StoreError(SacError):
     """A mapping that could not be made: no such device, no space, no huge pages, no such node."""
 
     exit_status = 3
+
+
+class TraceError(SacError):
+    """A trace file that is foreign, torn or damaged, or a top-k that cannot go into one."""
+
+    exit_status = 2
+
+
+class PoolFormatError(SacError):
+    """A memory that holds no pool, half a pool, or another pool than the one asked for."""
+
+    exit_status = 2
+
+
+class BlockStateError(SacError):
+    """A block that may not be used so: of another host, not allocated, already published; unusable input."""
+
+    exit_status = 2
+
+
+class PoolFullError(SacError):
+    """No block of the arena is free, and none of those retired may be reused yet."""
+
+
+class FencedError(SacError):
+    """The other hosts have taken this one for dead, or another process has taken its place. It must not touch the pool again."""
+
+
+class HostBusyError(SacError):
+    """The host number is in use by a live process."""
+
+    exit_status = 3
