@@ -1,4 +1,4 @@
-"""Clocks in integer ns. A VirtualClock moves only when told; a WallClock is the machine's, with a stall that knows its error.
+"""Clocks in integer ns. A VirtualClock moves only when told; a WallClock is the machine's and knows its stalls' error.
 Knows time, no links and no stores."""
 
 import time
@@ -55,7 +55,7 @@ class InjectorError:
         self.achieved_ns.append(achieved_ns)
 
     def summary(self) -> dict[str, float | int]:
-        """Relative error |achieved - requested| / requested: median and p99 over honoured requests, and the late ones."""
+        """Error |achieved - requested| / requested: median and p99 of the honoured requests; then the late ones."""
         requested = np.asarray(self.requested_ns, dtype=np.float64)
         error = np.abs(np.asarray(self.achieved_ns) - requested) / np.maximum(requested, 1.0)
         median, p99 = np.percentile(error, [50, 99]) if error.size else (0.0, 0.0)

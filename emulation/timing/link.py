@@ -1,29 +1,40 @@
 """One link shared by readers, served fairly: n requests at once each get 1/n of it. Knows work in ns, no profiles.
 
 The law is egalitarian processor sharing, the limit of round-robin over small packets. A request's end depends on who
-comes after it, so ends are asked for one event at a time. Arithmetic is IEEE double; ends are rounded up to whole ns."""
+comes after it, so ends are taken one after the other. Arithmetic is IEEE double; ends are rounded up to whole ns."""
 
-import math
 from heapq import heappop, heappush
+from math import ceil
 from typing import Any
 
+NEVER_NS = 1 << 62
 _ROUNDING_NS = 1 / 1024  # a sum of shares may land this far past a whole ns without counting as the next
 
 
 class FairLink:
     """A link that serves all its requests at equal shares. Work is in ns of the whole link.
 
-    Events must come in order of time: before `submit(at, ...)` all ends up to `at` must have been taken by `end_next`."""
+    Calls come in order of time, and before `submit(at, ...)` the ends up to `at` have been taken by `end_until(at)`."""
 
-    __slots__ = ("_busy_ns", "_finish_heap", "_now_ns", "_sequence", "_shared_ns", "name", "served_ns")
+    __slots__ = (
+        "_busy_ns",
+        "_finish_heap",
+        "_now_ns",
+        "_sequence",
+        "_shared_ns",
+        "name",
+        "next_end_ns",
+        "scheduled_ns",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.served_ns = 0.0  # work submitted so far
+        self.next_end_ns = NEVER_NS  # when the next request ends if none comes before
+        self.scheduled_ns = NEVER_NS  # for whoever looks after many links: when it will look at this one
         self._now_ns = 0.0
         self._busy_ns = 0.0
-        self._shared_ns = 0.0  # work that each request present since the start would have got
-        self._finish_heap: list[tuple[float, int, float, Any]] = []
+        self._shared_ns = 0.0  # work that a request present since the start would have got
+        self._finish_heap: list[tuple[float, int, Any]] = []  # (shared work at its end, order of coming, token)
         self._sequence = 0
 
     def __len__(self) -> int:
@@ -39,26 +50,25 @@ class FairLink:
             self._busy_ns += elapsed_ns
         self._now_ns = at_ns
         self._sequence += 1
-        self.served_ns += work_ns
-        heappush(heap, (self._shared_ns + work_ns, self._sequence, work_ns, token))
+        heappush(heap, (self._shared_ns + work_ns, self._sequence, token))
+        self.next_end_ns = ceil(at_ns + (heap[0][0] - self._shared_ns) * len(heap) - _ROUNDING_NS)
 
-    def next_end_ns(self) -> int | None:
-        """When the next request ends if none comes before; None when idle."""
+    def end_until(self, at_ns: int) -> list[tuple[int, Any]]:
+        """Take the requests that end up to `at_ns`, in order: (end in ns, token)."""
+        ended = []
         heap = self._finish_heap
-        if not heap:
-            return None
-        return math.ceil(self._now_ns + (heap[0][0] - self._shared_ns) * len(heap) - _ROUNDING_NS)
-
-    def end_next(self) -> tuple[int, Any]:
-        """Take the request that ends next: (its end in ns, its token)."""
-        heap = self._finish_heap
-        finish, _, _, token = heap[0]
-        elapsed_ns = (finish - self._shared_ns) * len(heap)
-        heappop(heap)
-        self._now_ns += elapsed_ns
-        self._busy_ns += elapsed_ns
-        self._shared_ns = finish
-        return math.ceil(self._now_ns - _ROUNDING_NS), token
+        while self.next_end_ns <= at_ns:
+            finish, _, token = heap[0]
+            elapsed_ns = (finish - self._shared_ns) * len(heap)
+            heappop(heap)
+            self._now_ns += elapsed_ns
+            self._busy_ns += elapsed_ns
+            self._shared_ns = finish
+            ended.append((self.next_end_ns, token))
+            self.next_end_ns = (
+                ceil(self._now_ns + (heap[0][0] - finish) * len(heap) - _ROUNDING_NS) if heap else NEVER_NS
+            )
+        return ended
 
     def busy_ns(self, at_ns: float) -> float:
         """Time with at least one request in service, up to `at_ns` (not before the last event)."""

@@ -1,16 +1,19 @@
-"""Paths from a reader to memory as links with work. Knows profiles, no clocks and no simulation.
+"""Paths from a reader to memory as links with work. Knows profiles and bed files, no clocks and no simulation.
 
-A fetch of `pieces` separately posted operations and `num_bytes` bytes crosses the reader, a host adapter, switch ports and
-devices. Packets pass as soon as they are served (cut-through), so on an idle path it takes
+A fetch of `pieces` separately posted operations and `num_bytes` bytes crosses the reader, a host adapter, switch ports
+and devices. Packets pass as soon as they are served (cut-through), so on an idle path it takes
     max(floor, setup + latency + max over links of the work there).
 The reader keeps `outstanding_bytes` in flight, so it takes no less than num_bytes x latency / outstanding_bytes
 (Little's law); the adapter serves requests and pieces one after the other while their bytes stream."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from emulation.timing.profile import Bandwidth, Profile
+from emulation.errors import InputError
+from emulation.timing.profile import Bandwidth, Profile, load_profile
+from qemu_configs.topology import Attachment, Topology
 
 
 @dataclass(frozen=True)
@@ -37,27 +40,40 @@ class Leg:
 
 
 @dataclass(frozen=True)
-class Path:
-    """From one reader to its rows: reader and adapter whole, ports and devices by the share striped over them."""
+class Route:
+    """Names of the links to one device; `port` is None where no switch is between."""
 
-    reader: Leg
-    adapter: Leg
-    stripes: tuple[Leg, ...]  # switch ports and devices
+    adapter: str
+    port: str | None
+    device: str
+
+
+@dataclass(frozen=True)
+class Path:
+    """From one reader to its rows. The reader's leg carries all bytes; adapters, ports and devices their shares."""
+
     profile: Profile
+    reader: Leg
+    adapters: tuple[Leg, ...]
+    stripes: tuple[Leg, ...]  # switch ports and devices
 
     @property
     def links(self) -> tuple[str, ...]:
-        return (self.reader.link, self.adapter.link, *(leg.link for leg in self.stripes))
+        return tuple(leg.link for leg in (self.reader, *self.adapters, *self.stripes))
 
-    def works_ns(self, transfer: Transfer, load: float = 0.0) -> list[float]:
-        """Work at each of `links`, in their order, while others load the path to `load` (0..1)."""
+    def reader_ns(self, transfer: Transfer, load: float = 0.0) -> float:
+        """Work at the reader while others load the path to `load` (0..1)."""
+        latency_ns = self.profile.latency_ns(transfer.write, load)
+        return max(self.reader.bytes_ns(transfer), transfer.num_bytes * latency_ns / self.profile.outstanding_bytes)
+
+    def works_ns(self, transfer: Transfer) -> list[float]:
+        """Work at each of `links`, in their order, with nobody else on the path."""
         profile = self.profile
-        window_ns = transfer.num_bytes * profile.latency_ns(transfer.write, load) / profile.outstanding_bytes
-        pieces_ns = float(transfer.pieces * profile.op_ns)
+        pieces_ns = transfer.pieces * profile.op_ns
         return [
-            max(self.reader.bytes_ns(transfer), window_ns),
-            profile.request_ns + max(self.adapter.bytes_ns(transfer), pieces_ns),
-            *(leg.bytes_ns(transfer) for leg in self.stripes),
+            self.reader_ns(transfer),
+            *[profile.request_ns + max(leg.bytes_ns(transfer), pieces_ns * leg.share) for leg in self.adapters],
+            *[leg.bytes_ns(transfer) for leg in self.stripes],
         ]
 
     def late_ns(self, transfer: Transfer, load: float = 0.0) -> int:
@@ -69,23 +85,49 @@ class Path:
         return max(self.profile.floor_ns, ceil(max(self.works_ns(transfer))) + self.late_ns(transfer))
 
 
+def make_path(profile: Profile, reader: str, routes: Sequence[Route]) -> Path:
+    """Path with the profile's bandwidths, its bytes spread evenly over `routes`; routes may share an adapter."""
+    share = 1 / len(routes)
+    adapters = Counter(route.adapter for route in routes)
+    stripes = []
+    for route in routes:
+        if route.port is not None:
+            stripes.append(Leg(route.port, share, profile.port))
+        stripes.append(Leg(route.device, share, profile.device))
+    return Path(
+        profile,
+        Leg(reader, 1.0, profile.reader),
+        tuple(Leg(name, count * share, profile.adapter) for name, count in adapters.items()),
+        tuple(stripes),
+    )
+
+
 def default_path(profile: Profile, reader: str = "reader0", host: str = "host0") -> Path:
     """The path that a profile describes by itself: one adapter, rows striped over all its devices.
     Readers of one host share its adapter; all hosts share the devices."""
-    return make_path(profile, reader, f"{host}.adapter", default_stripes(profile))
+    names = [f"{profile.name}.device{i}" for i in range(profile.num_devices)]
+    return make_path(profile, reader, [Route(f"{host}.adapter", f"{host}.{name}.port", name) for name in names])
 
 
-def default_stripes(profile: Profile) -> list[tuple[str, str]]:
-    """(port, device) of each of the profile's devices."""
-    return [(f"{profile.name}.port{i}", f"{profile.name}.device{i}") for i in range(profile.num_devices)]
+def bed_path(topology: Topology, host: str, devices: Sequence[str], reader: str, default_profile: str) -> Path:
+    """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
+
+    Links: the host bridge is the adapter, a switch gives one port a device, devices are shared by all hosts that hold
+    them. The devices' profile holds, `default_profile` where they name none. Raises InputError where the host lacks a
+    device or the devices' profiles differ."""
+    attachments = {attachment.device: attachment for attachment in topology.host(host).attachments()}
+    for name in devices:
+        if name not in attachments:
+            raise InputError(f"host {host!r}: devices={name!r} is not attached; it holds {', '.join(attachments)}")
+    profiles = {topology.device(name).profile or default_profile for name in devices}
+    if len(profiles) != 1:
+        found = ", ".join(sorted(profiles)) or "none"
+        raise InputError(f"host {host!r}: profiles of {', '.join(devices)} are {found}; one path needs one profile")
+    routes = [_route(host, attachments[name]) for name in devices]
+    return make_path(load_profile(profiles.pop()), f"{host}.{reader}", routes)
 
 
-def make_path(profile: Profile, reader: str, adapter: str, stripes: Sequence[tuple[str, str]]) -> Path:
-    """Path over named links with the profile's bandwidths, bytes spread evenly over `stripes` of (port, device)."""
-    share = 1 / len(stripes)
-    legs = [
-        Leg(name, share, bandwidth)
-        for port, device in stripes
-        for name, bandwidth in ((port, profile.port), (device, profile.device))
-    ]
-    return Path(Leg(reader, 1.0, profile.reader), Leg(adapter, 1.0, profile.adapter), tuple(legs), profile)
+def _route(host: str, attachment: Attachment) -> Route:
+    switch, name = attachment.switch, attachment.device
+    port = None if switch is None else f"{host}.{switch.name}.{name}"
+    return Route(f"{host}.{attachment.bridge.name}", port, name)

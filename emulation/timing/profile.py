@@ -1,13 +1,14 @@
 """Profiles: what one reader sees of one memory tier, each number beside its source.
 Knows YAML files and figures, no clock and no link.
 
-A file holds `name`, `tier`, `summary` and the figures of `Profile`; a figure is `{value: 220, source: "arXiv ..."}`, where
-a number nobody published says `source: assumed ...`. Bandwidths are in bytes per ns, which is GB/s."""
+A file holds `name`, `tier`, `summary` and the figures of `Profile`; a figure is `{value: 220, source: "arXiv ..."}`,
+and one that nobody published says `source: assumed ...`. Bandwidths are in bytes per ns, which is GB/s."""
 
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def parse_profile(text: str, owner: str) -> Profile:
         raise InputError(f"profile {owner}: holds {type(tree).__name__}, needs keys: {', '.join(_keys())}")
     problems = _Problems(owner)
     problems.compare_keys("", tree, _keys())
-    texts = {key: problems.text(tree, key) for key in _TEXTS}
+    texts: dict[str, Any] = {key: problems.text(tree, key) for key in _TEXTS}
     if texts["tier"] not in TIERS:
         problems.add("tier", texts["tier"], f"must be one of {', '.join(TIERS)}")
     sources: dict[str, str] = {}
@@ -210,7 +211,7 @@ class _Problems:
 def _is_rising_curve(value: object) -> bool:
     if not isinstance(value, list) or not value or not all(_is_point(point) for point in value):
         return False
-    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in zip(value, value[1:], strict=False))
+    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(value))
     return rising and list(value[0]) == [0, 1] and value[-1][0] <= 1
 
 
