@@ -1,7 +1,7 @@
 """Reads bed files: YAML to a checked Topology, or every problem of the file at once.
 
-Knows YAML and pydantic's findings; the model is topology.py's, the rules are rules.py's. Nothing is read twice: a file's
-unknown keys and unreadable numbers are set aside, so that what is left can be checked by the rules in the same go.
+Knows YAML and pydantic's findings; the model is topology.py's, the rules are rules.py's. A file's unknown keys and
+unreadable numbers are set aside, so that what is left can be checked by the rules in the same go.
 """
 
 from collections.abc import Hashable, Mapping
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from qemu_configs.errors import BedFileError
-from qemu_configs.rules import find_problems
+from qemu_configs.rules import Machine, find_problems
 from qemu_configs.topology import UNREADABLE_IS_ZERO, Topology
 
 STOCK_FOLDER = Path(__file__).parent / "topologies"
@@ -47,26 +47,28 @@ def find(name_or_path: str | Path) -> Path:
     raise BedFileError(str(name_or_path), [f"bed file: {why} (stock: {', '.join(stock_names())})"])
 
 
-def load(name_or_path: str | Path) -> Topology:
-    """Read and check a bed file, given by path or stock name. Raises BedFileError with every problem found."""
+def load(name_or_path: str | Path, machine: Machine | None = None) -> Topology:
+    """Read and check a bed file, given by path or stock name, and whether `machine` can hold it where one is given.
+
+    Raises BedFileError with every problem found."""
     path = find(name_or_path)
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise BedFileError(str(path), [f"bed file: cannot be read ({exc})"]) from exc
-    return parse(text, str(path))
+    return parse(text, str(path), machine)
 
 
-def parse(text: str, path: str = "<text>") -> Topology:
-    """Check the text of a bed file; `path` is what errors call it. Raises BedFileError with every problem found."""
+def parse(text: str, path: str = "<text>", machine: Machine | None = None) -> Topology:
+    """Check the text of a bed file as `load` does; `path` is what errors call it."""
     document, problems = _read_yaml(text, path)
     try:
         topology = Topology.model_validate(document)
     except ValidationError as exc:
         problems += [_reword(error, document) for error in exc.errors()]
-        problems += _problems_of_the_rest(document, exc)
+        problems += _problems_of_the_rest(document, exc, machine)
         raise BedFileError(path, problems) from None
-    problems += find_problems(topology)
+    problems += find_problems(topology, machine)
     if problems:
         raise BedFileError(path, problems)
     return topology
@@ -110,12 +112,12 @@ def _read_yaml(text: str, path: str) -> tuple[dict[str, Any], list[str]]:
     return document, loader.problems
 
 
-def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError) -> list[str]:
+def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError, machine: Machine | None) -> list[str]:
     """Apply the rules to what is sound in a faulty document; nothing, where a fault leaves too little to judge."""
     for error in faults.errors():
         _set_aside(document, error)
     try:
-        return find_problems(Topology.model_validate(document, context=UNREADABLE_IS_ZERO))
+        return find_problems(Topology.model_validate(document, context=UNREADABLE_IS_ZERO), machine)
     except ValidationError:
         return ["bed file: rules between its parts were not checked (mend the above, then check again)"]
 

@@ -1,10 +1,9 @@
-"""Turns one host of a bed into libvirt domain XML, the equal plain QEMU command line, or the picture its guest must show.
+"""Turns one host of a bed into libvirt domain XML, the equal plain QEMU command line, or what its guest must show.
 
-Knows QEMU's and libvirt's words; starts nothing, opens no file but its template. CXL is unknown to libvirt and goes through
-qemu:commandline, the same words as in the plain command line; NUMA and HMAT use libvirt's own elements.
+Knows QEMU's and libvirt's words; starts nothing, opens no file but its template. CXL is unknown to libvirt and goes
+through qemu:commandline, in the words of the plain command line; NUMA and HMAT use libvirt's own elements.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +83,12 @@ def qemu_argv(topology: Topology, host: Host, placement: Placement) -> list[str]
 def cxl_picture(topology: Topology, host: Host) -> dict[str, Any]:
     """What `cxl list`, `daxctl list` and sysfs must show in the guest, as JSON values:
 
-    memdevs: [{name, serial, size_bytes, dc_size_bytes, host_bridge, switch}], in bed file order; `host_bridge` as `cxl list`
-      names it (pci0000:0c), `switch` the bed file's name or None; `size_bytes` is ram_size, 0 for dynamic capacity alone.
+    memdevs: [{name, serial, size_bytes, dc_size_bytes, host_bridge, switch}]: `host_bridge` as `cxl list` names it
+      (pci0000:0c), `switch` the bed file's name or None; `size_bytes` is ram_size, 0 for dynamic capacity alone.
     windows: [{name, size_bytes, ways, granularity_bytes, host_bridges}]: the root decoders, targets in order.
-    regions: [{name, window, size_bytes, ways, granularity_bytes, mode, devices, serials}], devices in interleave order.
-    numa_nodes: [{node, num_cpus, memory_bytes, distance, access}] or [] where the bed file has one node; `distance` from
-      node 0, `access` {read_latency_ns, write_latency_ns, read_bandwidth_mib_per_s, write_bandwidth_mib_per_s}.
+    regions: [{name, window, size_bytes, ways, granularity_bytes, mode, devices, serials}]: devices in interleave order.
+    numa_nodes: [{node, num_cpus, memory_bytes, distance, access}] or [] where the bed file has one node; `distance`
+      from node 0, `access` {read_latency_ns, write_latency_ns, read_bandwidth_mib_per_s, write_bandwidth_mib_per_s}.
     notes: [str], what a stock kernel will not do with this host."""
     return {
         "host": host.name,
@@ -98,7 +97,7 @@ def cxl_picture(topology: Topology, host: Host) -> dict[str, Any]:
         "regions": _region_pictures(topology, host),
         "numa_nodes": _numa_pictures(host),
         "notes": [
-            f"device '{device.name}': dynamic capacity stays offline; no stock Linux kernel up to 7.3 can add its extents"
+            f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
             for device in topology.devices_of(host)
             if device.dc_size_bytes
         ],
@@ -316,8 +315,3 @@ def _host_bridge(bridge: Bridge) -> str:
 def _value(value: object) -> str:
     """A value inside a QEMU option: a comma is written twice."""
     return str(value).replace(",", ",,")
-
-
-def picture_text(topology: Topology, host: Host) -> str:
-    """The picture as indented JSON."""
-    return json.dumps(cxl_picture(topology, host), indent=2) + "\n"

@@ -1,11 +1,12 @@
 """What makes a bed file usable: every rule of CXL, QEMU and the guest kernel that its model must obey.
 
-Knows the rules and how a breach is worded (owner, field, value, rule, fix); collects all breaches, raises nothing. A 0 stands
-for a number that could not be read (topology.UNREADABLE_IS_ZERO): the rules pass it over, since its own breach is known.
+Knows the rules and how a breach is worded (owner, field, value, rule, fix); collects all breaches, raises nothing. A 0
+stands for a number that could not be read (topology.UNREADABLE_IS_ZERO): rules pass it over, that breach being known.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import TypeVar
 
@@ -43,29 +44,37 @@ _SERIAL_UNSET = 2**64 - 1
 _Part = TypeVar("_Part", Device, Host, Bridge, Switch, Window, Region, NumaNode, Pool)
 
 
-def find_problems(topology: Topology) -> list[str]:
-    """Check a whole bed; returns every breach in words, [] for a usable one."""
-    return [*_devices(topology), *_hosts(topology), *_sharing(topology), *_pools(topology)]
+@dataclass(frozen=True)
+class Machine:
+    """What a bed file is held against of the machine that is to run it."""
+
+    memory_bytes: int
+    num_numa_nodes: int
 
 
-def find_machine_problems(topology: Topology, memory_bytes: int, num_numa_nodes: int) -> list[str]:
-    """Check a bed against the machine that is to run it; a device's backing is counted once however many hosts share it."""
-    problems = []
+def find_problems(topology: Topology, machine: Machine | None = None) -> list[str]:
+    """Check a whole bed, and whether it fits `machine` where one is given; returns every breach in words."""
+    problems = [*_devices(topology), *_hosts(topology), *_sharing(topology), *_pools(topology)]
+    return problems if machine is None else [*problems, *_machine(topology, machine)]
+
+
+def _machine(topology: Topology, machine: Machine) -> Iterator[str]:
+    """A device's memory counts once, however many hosts share it."""
     needed = topology.memory_needed_bytes()
-    if needed > memory_bytes:
-        problems.append(
+    if needed > machine.memory_bytes:
+        excess = format_size(_next_step(needed - machine.memory_bytes))
+        yield (
             f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
-            f"({memory_bytes}; take away {format_size(_next_step(needed - memory_bytes))} of memory or of a size)"
+            f"({machine.memory_bytes}; take {excess} off some memory or size)"
         )
     bindings = [(f"host '{h.name}'", h.host_node) for h in topology.hosts]
     bindings += [(f"host '{h.name}': numa node '{n.name}'", n.host_node) for h in topology.hosts for n in h.numa_nodes]
     for owner, node in bindings:
-        if node is not None and not 0 <= node < num_numa_nodes:
-            problems.append(
+        if node is not None and not 0 <= node < machine.num_numa_nodes:
+            yield (
                 f"{owner}: host_node={node} is no NUMA node of this machine "
-                f"(nodes: 0 to {num_numa_nodes - 1}; leave host_node out to let the machine choose)"
+                f"(nodes: 0 to {machine.num_numa_nodes - 1}; leave host_node out to let the machine choose)"
             )
-    return problems
 
 
 def _devices(topology: Topology) -> Iterator[str]:
@@ -115,7 +124,7 @@ def _host(host: Host, topology: Topology) -> Iterator[str]:
         yield f"vcpus={host.vcpus} is outside 1 to 255 (2 suit a small machine)"
     yield from _dram("memory_bytes", host.memory_bytes, MIN_DRAM_BYTES)
     if not any(True for _ in host.attachments()) and not host.numa_nodes:
-        yield "has neither a device nor a NUMA node of its own; there is nothing to emulate (attach a device to a bridge)"
+        yield "has neither a device nor a further NUMA node; there is nothing to emulate (attach a device to a bridge)"
     yield from _numa(host)
     yield from _bridges(host, topology)
     yield from _windows(host)
@@ -171,7 +180,8 @@ def _attachments(host: Host, topology: Topology) -> Iterator[str]:
         if attachment.device not in known:
             yield f"{place}: devices: '{attachment.device}' is no device of this bed ({_choices(known)})"
         elif attachment.device in seen:
-            yield f"{place}: devices: '{attachment.device}' already sits on {seen[attachment.device]} (attach it once a host)"
+            elsewhere = seen[attachment.device]
+            yield f"{place}: devices: '{attachment.device}' already sits on {elsewhere} (attach it once a host)"
         seen.setdefault(attachment.device, place)
 
 
@@ -288,10 +298,11 @@ def _under_window(region: Region, window: Window, host: Host) -> Iterator[str]:
             f"granularity_bytes={region.granularity_bytes} differs from window '{window.name}''s, which the guest "
             f"refuses when a window interleaves (use {window.granularity_bytes})"
         )
+    bridge_names = [bridge.name for bridge in host.bridges]
     bridge_of = {attachment.device: attachment.bridge.name for attachment in host.attachments()}
     for position, device in enumerate(region.devices):
         target = window.targets[position % num_targets] if window.targets else None
-        if device in bridge_of and target is not None and bridge_of[device] != target:
+        if device in bridge_of and target in bridge_names and bridge_of[device] != target:
             yield (
                 f"devices: '{device}' at position {position} is under bridge '{bridge_of[device]}', where window "
                 f"'{window.name}' reaches bridge '{target}' (order the devices as the window's targets)"
@@ -299,7 +310,7 @@ def _under_window(region: Region, window: Window, host: Host) -> Iterator[str]:
 
 
 def _decoders(host: Host) -> Iterator[str]:
-    """A bridge with one root port passes all through and needs no decoder; others have a few, with short target lists."""
+    """A bridge with one root port passes all through and needs no decoder; others have few, with short target lists."""
     for bridge in host.bridges:
         ports = [{name} for name in bridge.devices] + [set(switch.devices) for switch in bridge.switches]
         if len(ports) > 1:

@@ -1,9 +1,9 @@
 """The bed file's model: hosts, bridges, switches, devices, windows, regions, NUMA nodes and pools, typed and frozen.
 
-Knows shapes, types and what follows from them (where a device sits, how large a region is). Does not know what makes a bed
-usable (rules.py), how files are read (bedfile.py) or how QEMU is told (render.py). Sizes are bytes, given as whole numbers
-or with a binary suffix (`512M`, `4G`). Every number is positive, save for the 0 that stands for one that could not be read
-while the rest of a faulty file is still being checked.
+Knows shapes, types and what follows from them (where a device sits, how large a region is). Does not know what makes a
+bed usable (rules.py), how files are read (bedfile.py) or how QEMU is told (render.py). Sizes are bytes, given as whole
+numbers or with a binary suffix (`512M`, `4G`). Every number is positive, save for the 0 that stands for one that could
+not be read while the rest of a faulty file is still being checked.
 """
 
 import re
@@ -83,7 +83,7 @@ class Part(BaseModel):
 
 
 class Device(Part):
-    """A Type-3 memory device. `size` is ordinary volatile memory, `dc_size` dynamic capacity in `dc_regions` equal regions."""
+    """A Type-3 device: `size` of ordinary volatile memory, `dc_size` of dynamic capacity in `dc_regions` parts."""
 
     name: Name
     serial: Annotated[_Positive, _schema(type="integer", minimum=1, maximum=2**64 - 2)]
@@ -116,7 +116,7 @@ class Bridge(Part):
 
     @property
     def num_buses(self) -> int:
-        """Buses the firmware numbers upwards from `bus`: the bridge, one a root port, two and one a device for a switch."""
+        """Buses the firmware numbers from `bus` on: the bridge, one a device, and two a switch for its two sides."""
         return 1 + len(self.devices) + sum(2 + len(switch.devices) for switch in self.switches)
 
     @property
@@ -156,7 +156,7 @@ class Access(Part):
 
 
 class NumaNode(Part):
-    """A NUMA node without CPUs beside the one that holds the vCPUs; `host_node` binds its memory on the machine below."""
+    """A NUMA node without CPUs, beside the one with the vCPUs; `host_node` binds its memory on the machine below."""
 
     name: Name
     memory_bytes: Size = Field(validation_alias=AliasChoices("memory", "memory_bytes"))
