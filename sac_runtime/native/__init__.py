@@ -43,6 +43,37 @@ class RowsCall(ctypes.Structure):
     )
 
 
+class BufferState(ctypes.Structure):
+    """`struct sac_buffer` of sac.h."""
+
+    _fields_ = (
+        ("slot_of_token", ctypes.c_void_p),
+        ("num_tokens", ctypes.c_int64),
+        ("token_of_slot", ctypes.c_void_p),
+        ("order", ctypes.c_void_p),
+        ("capacity", ctypes.c_int64),
+        ("unused", ctypes.c_void_p),
+        ("hit", ctypes.c_void_p),
+        ("used", ctypes.c_void_p),
+    )
+
+
+class PlanStep(ctypes.Structure):
+    """`struct sac_step` of sac.h."""
+
+    _fields_ = (
+        ("tokens", ctypes.c_void_p),
+        ("n", ctypes.c_int64),
+        ("newest", ctypes.c_int64),
+        ("newest_slot", ctypes.c_int64),
+        ("direct", ctypes.c_int64),
+        ("slots", ctypes.c_void_p),
+        ("miss_tokens", ctypes.c_void_p),
+        ("victim_slots", ctypes.c_void_p),
+        ("compulsory", ctypes.c_int64),
+    )
+
+
 _P, _I64, _I32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sac_best_copy": (_I32, ()),
@@ -55,6 +86,8 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sac_fence": (None, ()),
     "sac_bind_node": (_I32, (_P, ctypes.c_uint64, _I32)),
     "sac_page_nodes": (_I32, (_P, ctypes.c_uint64, _P)),
+    "sac_top_k": (_I64, (_P, _I64, _I64, _P, _I32)),
+    "sac_plan": (_I64, (_P, _P)),
     "sac_team_start": (_P, (_P, _I32)),
     "sac_team_gather": (_I64, (_P, _P)),
     "sac_team_stop": (None, (_P,)),
@@ -82,6 +115,7 @@ def address(array: NDArray[Any]) -> int:
     return int(array.ctypes.data)
 
 
+@cache
 def best_copy() -> Copy:
     """The widest copy that this CPU can do."""
     return Copy(load().sac_best_copy())

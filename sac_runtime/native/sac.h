@@ -54,6 +54,34 @@ SAC_EXPORT void sac_fence(void);
 SAC_EXPORT int32_t sac_bind_node(void *from, uint64_t size, int32_t node);
 SAC_EXPORT int32_t sac_page_nodes(void **pages, uint64_t n, int32_t *nodes);
 
+/* topk.c: positions of the k best scores, ascending; of equal scores the lower position; -inf is never chosen. Returns how
+ * many, -1 if a score is NaN, -2 without memory. copy: the instruction set, at most SAC_AVX512. */
+SAC_EXPORT int64_t sac_top_k(const float *scores, int64_t n, int64_t k, int64_t *positions, int32_t copy);
+
+/* plan.c. A hot buffer: `capacity` slots under LRU and one more for the newest token. */
+struct sac_buffer {
+    int32_t *slot_of_token; /* (num_tokens,): slot, or -1: never had one, -2: lost it */
+    int64_t num_tokens;
+    int32_t *token_of_slot; /* (capacity,): token or -1 */
+    int32_t *order;         /* (capacity,): slots, least recently used first */
+    int64_t capacity;
+    int32_t *unused, *hit; /* (capacity,) scratch */
+    uint8_t *used;         /* (capacity + 1,) scratch */
+};
+
+/* One step: tokens in, slots and misses out. direct: token t has slot t, and nothing is ever evicted. */
+struct sac_step {
+    const int64_t *tokens;
+    int64_t n;
+    int64_t newest, newest_slot; /* -1: none */
+    int64_t direct;
+    int64_t *slots, *miss_tokens, *victim_slots; /* (n,) each */
+    int64_t compulsory;                          /* misses of tokens that never had a slot */
+};
+
+/* Number of misses; or -1 - i for the first entry i that is outside or named twice (then nothing has changed). */
+SAC_EXPORT int64_t sac_plan(struct sac_buffer *buffer, struct sac_step *step);
+
 /* team.c: threads pinned to CPUs that share a gather with the caller. NULL when they cannot be started. */
 struct sac_team;
 SAC_EXPORT struct sac_team *sac_team_start(const int32_t *cpus, int32_t n);

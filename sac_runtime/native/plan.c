@@ -1,0 +1,96 @@
+/* One step of a hot buffer: which top-k tokens have a slot, which must be fetched, and into which slots. The rule is SGLang
+ * HiSparse's, stated in hot_buffer.py. */
+#include "sac.h"
+
+#include <string.h>
+
+enum { SLOT_NEVER = -1, SLOT_EVICTED = -2, SLOT_PENDING = -3 };
+
+/* Slots not used in this step keep their old order and come first; the first of them are the victims, and move behind the
+ * rest; slots hit keep their old order behind those. Both lists are written at each slot and one grows: no branch to guess. */
+static void renew_order(struct sac_buffer *b, int64_t misses, int64_t *victim_slots)
+{
+    int32_t *restrict order = b->order, *restrict unused = b->unused, *restrict hit = b->hit;
+    const uint8_t *restrict used = b->used;
+    int64_t num_unused = 0, num_hit = 0;
+    for (int64_t i = 0; i < b->capacity; i++) {
+        int32_t slot = order[i], is_hit = used[slot];
+        unused[num_unused] = hit[num_hit] = slot;
+        num_unused += !is_hit;
+        num_hit += is_hit;
+    }
+    for (int64_t i = 0; i < misses; i++)
+        victim_slots[i] = unused[i];
+    memcpy(order, unused + misses, (size_t)(num_unused - misses) * sizeof *order);
+    memcpy(order + num_unused - misses, unused, (size_t)misses * sizeof *order);
+    memcpy(order + num_unused, hit, (size_t)num_hit * sizeof *order);
+}
+
+static void place(struct sac_buffer *b, int64_t token, int64_t slot)
+{
+    if (b->token_of_slot[slot] >= 0)
+        b->slot_of_token[b->token_of_slot[slot]] = SLOT_EVICTED;
+    b->token_of_slot[slot] = (int32_t)token;
+    b->slot_of_token[token] = (int32_t)slot;
+}
+
+/* Looks every token up. An entry i without a slot is listed in `misses`, keeps what was known of its token (never or evicted)
+ * in slots[i] for now, and its token is marked, so that a second mention shows. Returns n, or the index of the first entry that is outside or named
+ * twice. */
+static int64_t look_up(struct sac_buffer *b, const struct sac_step *s, int64_t *restrict misses, int64_t *num_misses)
+{
+    const int64_t *restrict tokens = s->tokens;
+    int64_t *restrict slots = s->slots;
+    int32_t *restrict slot_of_token = b->slot_of_token;
+    uint8_t *restrict used = b->used;
+    int64_t missed = 0, i;
+    memset(used, 0, (size_t)b->capacity + 1);
+    for (i = 0; i < s->n; i++) {
+        int64_t token = tokens[i];
+        if ((uint64_t)token >= (uint64_t)b->num_tokens)
+            break;
+        int32_t slot = token == s->newest ? (int32_t)s->newest_slot : slot_of_token[token];
+        int32_t is_miss = slot < 0;
+        if (slot == SLOT_PENDING || used[is_miss ? b->capacity + 1 : slot])
+            break;
+        used[is_miss ? b->capacity + 2 : slot] = 1;
+        slots[i] = slot;
+        misses[missed] = i;
+        missed += is_miss;
+        if (token != s->newest)
+            slot_of_token[token] = is_miss ? SLOT_PENDING : slot;
+    }
+    *num_misses = missed;
+    return i;
+}
+
+static void undo_look_up(struct sac_buffer *b, const struct sac_step *s, int64_t num_misses)
+{
+    for (int64_t miss = 0; miss < num_misses; miss++) {
+        int64_t entry = s->miss_tokens[miss];
+        b->slot_of_token[s->tokens[entry]] = (int32_t)s->slots[entry];
+    }
+}
+
+int64_t sac_plan(struct sac_buffer *b, struct sac_step *s)
+{
+    int64_t num_misses, in_order = look_up(b, s, s->miss_tokens, &num_misses);
+    if (in_order < s->n) {
+        undo_look_up(b, s, num_misses);
+        return -1 - in_order;
+    }
+    if (!s->direct)
+        renew_order(b, num_misses, s->victim_slots);
+    s->compulsory = 0;
+    for (int64_t miss = 0; miss < num_misses; miss++) {
+        int64_t entry = s->miss_tokens[miss], token = s->tokens[entry];
+        int64_t slot = s->direct ? token : s->victim_slots[miss];
+        s->compulsory += s->slots[entry] == SLOT_NEVER;
+        s->miss_tokens[miss] = token;
+        s->victim_slots[miss] = s->slots[entry] = slot;
+        place(b, token, slot);
+    }
+    if (s->direct && s->newest >= 0)
+        place(b, s->newest, s->newest_slot);
+    return num_misses;
+}
