@@ -123,7 +123,9 @@ def _cxl_args(topology: Topology, host: Host, placement: Placement) -> list[str]
     chassis_slot = iter(range(1, 1 << 13))  # unique a host; the PCIe slot number has 13 bits
     for index, bridge in enumerate(host.bridges):
         slot = FIRST_BRIDGE_SLOT + index
-        args += ["-device", f"pxb-cxl,bus_nr={bridge.bus},bus=pcie.0,id=bridge.{bridge.name},addr={slot:#x}"]
+        # hdm_for_passthrough: else Linux gives a bridge of one port a single decoder, and a second region below it fails.
+        words = f"bus_nr={bridge.bus},bus=pcie.0,id=bridge.{bridge.name},addr={slot:#x},hdm_for_passthrough=on"
+        args += ["-device", f"pxb-cxl,{words}"]
         args += _bridge_args(topology, bridge, chassis_slot)
     return args
 
@@ -215,9 +217,12 @@ def _numa_cells(host: Host) -> list[_NumaCell]:
 def _memory_args(host: Host) -> list[str]:
     cells = _numa_cells(host)
     if not cells:
-        size = f"size={host.memory_bytes // MIB}M"
-        backend = f"memory-backend-ram,id=dram,{size},host-nodes={host.host_node},policy=bind"
-        return [] if host.host_node is None else ["-object", backend, "-machine", "memory-backend=dram"]
+        # One node, said all the same: without an SRAT Linux would put CXL memory into node 0 instead of a node of its own.
+        binding = "" if host.host_node is None else f",host-nodes={host.host_node},policy=bind"
+        return [
+            *("-object", f"memory-backend-ram,id=dram,size={host.memory_bytes // MIB}M{binding}"),
+            *("-numa", f"node,nodeid=0,cpus=0-{host.vcpus - 1},memdev=dram"),
+        ]
     args = []
     for cell in cells:
         args += _cell_args(cell)
