@@ -1,0 +1,495 @@
+"""The pool: KV blocks in memory that hosts share without coherence. Allocate, write, publish; look up under a lease, read.
+
+Knows how the parts work together; knows no models, no top-k, no time. CXL 2.0 memory is not coherent between hosts and has no
+atomics across them, so no line has two writers, and every host writes what it says before it says it:
+
+    publish   rows, flush, fence; journal entries, flush, fence; state line with the new journal head, flush, fence
+    lease     announce the epoch that will be read, flush, fence; then follow all journals
+    retire    tombstones and head; then look at all hosts: the blocks wait until nobody reads an epoch seen then
+
+A reader that missed the tombstone had announced its lease before the owner looked, so the owner waits for it; one that the owner
+did not see will read the tombstone. Epochs only make the wait end: leases begun after the retirement carry a later one.
+
+    with Pool.create(store, host=0, num_hosts=2, num_layers=61, block_tokens=64) as pool:
+        hashes = chain_hashes(tokens, 64)
+        blocks = pool.allocate(len(hashes))
+        for layer in range(61):
+            pool.write(blocks, layer, values[layer])    # (n * 64, row_bytes)
+        pool.publish(blocks, hashes)
+
+    with Pool.open(store, host=1) as pool, pool.lease() as lease:
+        blocks = lease.prefix(hashes)
+        store.read_rows(pool.row_table(blocks).rows(layer, topk_tokens), out)
+        lease.check()
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sac_runtime import hosts as host_lines
+from sac_runtime import pool_format
+from sac_runtime.arena import Arena, BlockState
+from sac_runtime.block_hash import BlockHashes
+from sac_runtime.directory import ABSENT, Directory
+from sac_runtime.errors import BlockStateError, FencedError, GeometryError, PoolFormatError, PoolFullError
+from sac_runtime.hosts import Hosts, HostsView
+from sac_runtime.journal import JournalWriter
+from sac_runtime.layout import ByteArray, IntArray
+from sac_runtime.lines import ENTRY, NO_LEASE, PUBLISHED, RETIRED, Lines
+from sac_runtime.placement import Placement, RowTable
+from sac_runtime.pool_format import PoolGeometry
+from sac_runtime.store import KvStore
+
+DEFAULT_PATIENCE_S = 5.0  # assumed: silence after which a host counts as dead; ten beats of Pool.beating
+
+
+class Pool:
+    """One host's hold on a pool. Made by create() or open(); closed by close(), or at the end of a with statement.
+
+    One process per host number. Within the process all methods may be called from several threads."""
+
+    def __init__(
+        self,
+        store: KvStore,
+        geometry: PoolGeometry,
+        pool_id: int,
+        host: int,
+        *,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """Use create() or open(). Raises HostBusyError."""
+        if not 0 <= host < geometry.num_hosts:
+            raise GeometryError(f"pool: host={host} lies outside [0, {geometry.num_hosts}), the hosts of this pool")
+        self.store = store
+        self.geometry = geometry
+        self.host = host
+        self._patience_ns = int(patience_s * 1e9)
+        self._lock = threading.RLock()
+        self._leases: dict[int, int] = {}  # lease number -> epoch
+        self._num_leases = 0
+        self._hosts = Hosts(store, geometry, pool_id, host, clock_ns)
+        self._placement = Placement(geometry, store.rows_offset)
+        self._directory = Directory(store, geometry, pool_id)
+        self._fresh = np.zeros(geometry.num_blocks, np.uint64)  # publication of each block that our cache agrees with
+        self._epoch = 0  # the pool's, as of the last refresh
+        self._closed = False
+        self._join(sleep)
+
+    @classmethod
+    def create(
+        cls,
+        store: KvStore,
+        *,
+        host: int,
+        num_hosts: int,
+        num_layers: int,
+        block_tokens: int,
+        blocks_per_host: int | None = None,
+        index_key_bytes: int = 0,
+        replace: bool = False,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+    ) -> Self:
+        """Make `store` a pool and join it as `host`. One host creates, the others open.
+
+        blocks_per_host None: as many as the store's rows hold. replace: destroy a pool that is there already.
+        Raises GeometryError if the store does not fit, PoolFormatError if it holds a pool."""
+        one = PoolGeometry(store.layout, num_hosts, num_layers, block_tokens, 1, index_key_bytes)
+        blocks = max(1, store.num_rows // one.num_rows) if blocks_per_host is None else blocks_per_host
+        geometry = PoolGeometry(store.layout, num_hosts, num_layers, block_tokens, blocks, index_key_bytes)
+        pool_format.require_store_fits(store, geometry)
+        if not replace and pool_format.holds_pool(store):
+            raise PoolFormatError("pool: this memory holds a pool already (open it, or create with replace=True)")
+        pool_format.erase_superblock(store)
+        host_lines.erase(store, geometry)
+        pool_id = pool_format.write_superblock(store, geometry)
+        return cls(store, geometry, pool_id, host, patience_s=patience_s, clock_ns=clock_ns)
+
+    @classmethod
+    def open(
+        cls,
+        store: KvStore,
+        *,
+        host: int,
+        expected: PoolGeometry | None = None,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        clock_ns: Callable[[], int] = time.monotonic_ns,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> Self:
+        """Join the pool in `store` as `host`, where a process of that number may have died at any point.
+
+        expected: refuse a pool of any other geometry. patience_s: silence after which a host is taken for dead; if the last process
+        of this host did not close the pool, open() first watches it that long. Raises PoolFormatError, HostBusyError."""
+        geometry, pool_id = pool_format.read_superblock(store)
+        if expected is not None:
+            pool_format.require_same_geometry(geometry, expected)
+        pool_format.require_store_fits(store, geometry)
+        return cls(store, geometry, pool_id, host, patience_s=patience_s, clock_ns=clock_ns, sleep=sleep)
+
+    @property
+    def num_free(self) -> int:
+        """Blocks of this host that can be allocated at once."""
+        return self._arena.num_free
+
+    @property
+    def num_published(self) -> int:
+        """Blocks of all hosts that can be found, as of the last refresh."""
+        return self._directory.num_published
+
+    @property
+    def num_torn_entries(self) -> int:
+        """Journal entries passed over since they were torn."""
+        return self._directory.num_torn_entries
+
+    def count(self, state: BlockState) -> int:
+        """Blocks of this host in `state`."""
+        return self._arena.count(state)
+
+    # -- writing ---------------------------------------------------------------------------------------------------------------
+
+    def allocate(self, count: int) -> IntArray:
+        """Take blocks of this host to write into. Returns (count,) int64.
+
+        Where too few are free, reclaims what no one may read any more, fencing off hosts that hold a lease and are dead. Published
+        blocks are never taken: retire() them. Raises PoolFullError, FencedError."""
+        with self._lock:
+            self._hosts.require_unfenced()
+            if count > self._arena.num_free:
+                self._reclaim(count)
+            if count > self._arena.num_free:
+                raise PoolFullError(self._why_full(count))
+            return self._arena.allocate(count)
+
+    def write(self, blocks: IntArray, layer: int, values: ByteArray, first_token: int = 0) -> int:
+        """Write KV rows of one layer into allocated blocks.
+        values: (n, row_bytes) uint8, for tokens first_token .. first_token + n - 1 of the sequence that `blocks` make up. Returns
+        elapsed ns by the store's clock. Raises BlockStateError unless the blocks are held, FencedError."""
+        with self._lock:
+            self._require_held(blocks, "written")
+            tokens = np.arange(first_token, first_token + len(values))
+            if first_token < 0 or first_token + len(values) > len(blocks) * self.geometry.block_tokens:
+                raise GeometryError(
+                    f"pool write: tokens {first_token} to {first_token + len(values) - 1} lie outside "
+                    f"[0, {len(blocks) * self.geometry.block_tokens}), the tokens of {len(blocks)} blocks"
+                )
+            return self.store.write_rows(self.row_table(blocks).rows(layer, tokens), values)
+
+    def write_index_keys(self, blocks: IntArray, layer: int, keys: ByteArray) -> int:
+        """Write the indexer keys of one layer of allocated blocks. keys: (n * block_tokens, index_key_bytes) uint8. As write()."""
+        with self._lock:
+            self._require_held(blocks, "written")
+            rows = self._placement.index_key_rows(blocks, layer)
+            return self.store.write_rows(rows, self._placement.pack_index_keys(keys, len(blocks)))
+
+    def publish(self, blocks: IntArray, hashes: BlockHashes, num_tokens: IntArray | None = None) -> None:
+        """Let all hosts find allocated blocks, whose rows have been written. They never change from then on.
+
+        hashes: (n, 2) from chain_hashes; num_tokens: (n,) valid tokens of each block, default all. Blocks appear in the order
+        given, up to batch_entries at a time; on return all have. Raises BlockStateError, FencedError."""
+        with self._lock:
+            self._require_held(blocks, "published")
+            if np.shape(hashes) != (len(blocks), 2):
+                raise GeometryError(f"pool publish: hashes has shape {np.shape(hashes)}; it must be ({len(blocks)}, 2)")
+            self._flush(blocks)
+            entries = np.zeros(len(blocks), ENTRY)
+            entries["kind"] = PUBLISHED
+            entries["block"] = blocks
+            entries["hash_low"], entries["hash_high"] = np.asarray(hashes, np.uint64).T
+            entries["num_tokens"] = self._valid_num_tokens(num_tokens)
+            entries["epoch"] = self._epoch
+            self._journal.append(entries)
+            self._arena.published(entries["block"].astype(np.int64))
+            self._fresh[blocks] = self._directory.publications[blocks]  # our cache has what we wrote
+
+    def put(
+        self,
+        hashes: BlockHashes,
+        values: ByteArray,
+        index_keys: ByteArray | None = None,
+        num_tokens: IntArray | None = None,
+    ) -> IntArray:
+        """Allocate, write and publish whole blocks.
+        values: (L, n * block_tokens, row_bytes) uint8; index_keys: (L, n * block_tokens, index_key_bytes) uint8.
+        Returns the blocks, (n,) int64. Raises PoolFullError, FencedError."""
+        blocks = self.allocate(len(hashes))
+        try:
+            for layer in range(self.geometry.num_layers):
+                self.write(blocks, layer, values[layer])
+                if index_keys is not None:
+                    self.write_index_keys(blocks, layer, index_keys[layer])
+        except BaseException:
+            self.free(blocks)
+            raise
+        self.publish(blocks, hashes, num_tokens)
+        return blocks
+
+    def free(self, blocks: IntArray) -> None:
+        """Give back allocated blocks unpublished. Nobody could find them, so they are free at once. Raises BlockStateError."""
+        with self._lock:
+            self._arena.free(blocks)
+
+    def retire(self, blocks: IntArray) -> None:
+        """Let published blocks of this host be found no more. They are reused when no lease may still read them.
+        Raises BlockStateError, FencedError."""
+        with self._lock:
+            self._hosts.require_unfenced()
+            self._arena.require(blocks, BlockState.PUBLISHED, "retired")
+            tombstones = self._directory.entries_of(np.asarray(blocks, np.int64))
+            tombstones["kind"] = RETIRED
+            tombstones["epoch"] = self._epoch
+            self._journal.append(tombstones)
+            self._arena.retired(np.asarray(blocks, np.int64), self._begin_epoch())
+
+    def retire_coldest(self, count: int) -> IntArray:
+        """Retire the `count` published blocks that this host has not used for longest. Returns those retired, (<= count,) int64."""
+        with self._lock:
+            blocks = self._arena.coldest(count)
+            self.retire(blocks)
+            return blocks
+
+    # -- reading ---------------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def lease(self) -> Iterator["Lease"]:
+        """Hold on to all that is published now: what a lookup in it finds is not reused before its end. Leases may overlap.
+        Raises FencedError on entry, and at the end if this host was fenced off meanwhile (then what was read must not be used)."""
+        with self._lock:
+            lease = Lease(self, self._begin_lease())
+        try:
+            yield lease
+            lease.check()
+        finally:
+            with self._lock:
+                self._end_lease(lease.number)
+
+    def lookup(self, hashes: BlockHashes) -> IntArray:
+        """Block of each hash, or -1. hashes: (n, 2) uint64. Returns (n,) int64.
+
+        Follows the journals if any is unknown. A hint, unless under a lease: to read, use Lease.lookup()."""
+        with self._lock:
+            found = self._directory.find(hashes)
+            if (found == ABSENT).any():
+                self.refresh()
+                found = self._directory.find(hashes)
+            return found
+
+    def num_tokens(self, blocks: IntArray) -> IntArray:
+        """Valid tokens of each published block, (n,) int64; less than block_tokens where a block was published partly full."""
+        return self._directory.num_tokens[blocks].astype(np.int64)
+
+    def row_table(self, blocks: IntArray) -> RowTable:
+        """Where the tokens of the sequence lie that `blocks` make up. Make it once a sequence, use it every layer and step."""
+        return self._placement.row_table(blocks)
+
+    def rows(self, blocks: IntArray, layer: int) -> IntArray:
+        """Row numbers of all tokens of `blocks` in `layer`, in order. Returns (n * block_tokens,) int64."""
+        table = self.row_table(blocks)
+        return table.first_layer + layer * table.layer_rows
+
+    def read_index_keys(self, blocks: IntArray, layer: int) -> ByteArray:
+        """Indexer keys of one layer. Returns (n * block_tokens, index_key_bytes) uint8."""
+        rows = self._placement.index_key_rows(blocks, layer)
+        packed = np.empty((len(rows), self.geometry.layout.row_bytes), np.uint8)
+        self.store.read_rows(rows, packed)
+        return self._placement.unpack_index_keys(packed, len(blocks))
+
+    # -- life ------------------------------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Learn what the other hosts have published and retired."""
+        with self._lock:
+            self._epoch = self._directory.catch_up(self._hosts.look).epoch
+
+    def beat(self) -> None:
+        """Show the other hosts that this one lives. Publishing, retiring, beginning and ending leases do so too."""
+        with self._lock:
+            self._hosts.require_unfenced()
+            self._hosts.write()
+
+    @contextmanager
+    def beating(self, interval_s: float = DEFAULT_PATIENCE_S / 10) -> Iterator[None]:
+        """Beat from a thread while the body runs, for work that stays away from the pool longer than the others' patience."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            with suppress(FencedError):  # the next use of the pool says so
+                while not stop.wait(interval_s):
+                    self.beat()
+
+        thread = threading.Thread(target=beat, name=f"pool-host-{self.host}-heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def fence_dead_hosts(self) -> list[int]:
+        """Fence off every host that is open and was silent for patience_s, by this host's watch. Returns them. What they published
+        stays readable; their leases no longer count. Raises FencedError."""
+        with self._lock:
+            self._hosts.require_unfenced()
+            view = self._hosts.look()
+            return self._fence_dead(view, view.counted)
+
+    def close(self) -> None:
+        """Leave the pool; its host number can be opened again at once. A second close does nothing. The store stays open."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                with suppress(FencedError):  # its lines are a successor's then
+                    self._hosts.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _join(self, sleep: Callable[[float], None]) -> None:
+        """Take this host's place, and find out what the process before left."""
+        self._hosts.require_free(self.host, self._patience_ns, sleep)
+        state = self._hosts.join(self._hosts.look().states[self.host])
+        self.refresh()
+        self._journal = JournalWriter(
+            self._directory.journal(self.host),
+            self.geometry,
+            int(state["head"]),
+            self._commit,
+            lambda first, stop: self._directory.live_entries(self.host, first, stop),
+        )
+        first = self.host * self.geometry.blocks_per_host
+        published = first + np.flatnonzero(self._directory.publications[first : first + self.geometry.blocks_per_host])
+        self._arena = Arena(self.geometry, self.host, published, int(state["blocks_used"]), self._begin_epoch())
+
+    def _commit(self, entries: Lines, head: int) -> None:
+        """Make journal entries count: for the others by the state line, for this process by its directory."""
+        published = entries["block"][entries["kind"] == PUBLISHED]
+        blocks_used = max(
+            int(self._hosts.state["blocks_used"]),
+            int(published.max(initial=0)) + 1 - self.host * self.geometry.blocks_per_host,
+        )
+        self._hosts.write(head=head, blocks_used=blocks_used)
+        self._directory.apply(self.host, entries, head)
+
+    def _begin_epoch(self) -> int:
+        """Start an epoch that no host reads yet. What was retired before may be reused when all hosts have come to it."""
+        epoch = self._hosts.look().greatest_epoch_seen + 1
+        self._hosts.write(epoch=epoch)
+        return epoch
+
+    def _begin_lease(self) -> int:
+        self.refresh()
+        self._num_leases += 1
+        self._leases[self._num_leases] = self._epoch
+        self._announce()
+        self.refresh()  # only what is still published now, after the announcement, is protected by it
+        return self._num_leases
+
+    def _end_lease(self, number: int) -> None:
+        del self._leases[number]
+        with suppress(FencedError):  # its lease counts no more anyway
+            self._announce()
+
+    def _announce(self) -> None:
+        oldest = min(self._leases.values(), default=NO_LEASE)
+        if oldest != self._hosts.state["reading"]:
+            self._hosts.write(reading=oldest)
+
+    def _under_lease(self, number: int, hashes: BlockHashes, prefix: bool) -> IntArray:
+        """Look up, and make sure that this host's cache holds nothing older than the publications found."""
+        with self._lock:
+            self._require_lease(number)
+            found = self.lookup(hashes)
+            if prefix:
+                found = found[: int((found == ABSENT).argmax())] if (found == ABSENT).any() else found
+            blocks = found[found != ABSENT]
+            self._arena.used(blocks)
+            stale = np.unique(blocks[self._fresh[blocks] != self._directory.publications[blocks]])
+            for offset, size_bytes in self._placement.byte_ranges(stale):
+                self.store.invalidate(offset, size_bytes)
+            self.store.fence()
+            self._fresh[stale] = self._directory.publications[stale]
+            return found
+
+    def _require_lease(self, number: int) -> None:
+        if number not in self._leases:
+            raise BlockStateError(f"pool host {self.host}: lease {number} has ended; read inside its with statement")
+        self._hosts.require_unfenced()
+
+    def _require_held(self, blocks: IntArray, verb: str) -> None:
+        self._arena.require(blocks, BlockState.HELD, verb)
+        self._hosts.require_unfenced()
+
+    def _valid_num_tokens(self, num_tokens: IntArray | None) -> IntArray | int:
+        most = self.geometry.block_tokens
+        if num_tokens is None:
+            return most
+        if np.min(num_tokens, initial=1) < 1 or np.max(num_tokens, initial=1) > most:
+            raise GeometryError(f"pool publish: num_tokens={num_tokens} must lie in [1, {most}], the block_tokens")
+        return num_tokens
+
+    def _flush(self, blocks: IntArray) -> None:
+        for offset, size_bytes in self._placement.byte_ranges(blocks):
+            self.store.flush(offset, size_bytes)
+        self.store.fence()
+
+    def _reclaim(self, count: int) -> None:
+        view = self._hosts.look()
+        self._arena.reclaim(view.oldest_epoch_read)
+        if count > self._arena.num_free and self._fence_dead(view, view.counted & (view.states["reading"] != NO_LEASE)):
+            self._arena.reclaim(self._hosts.look().oldest_epoch_read)
+
+    def _fence_dead(self, view: HostsView, suspects: NDArray[np.bool_]) -> list[int]:
+        dead = [
+            host
+            for host in np.flatnonzero(suspects).tolist()
+            if host != self.host and self._hosts.silent_for_ns(host) >= self._patience_ns
+        ]
+        for host in dead:
+            self._hosts.fence_off(host, int(view.states[host]["incarnation"]))
+        return dead
+
+    def _why_full(self, count: int) -> str:
+        view = self._hosts.look()
+        readers = np.flatnonzero(view.counted & (view.states["reading"] != NO_LEASE)).tolist()
+        return (
+            f"pool arena of host {self.host}: {count} blocks wanted, {self._arena.num_free} free of "
+            f"{self.geometry.blocks_per_host}; {self._arena.count(BlockState.PUBLISHED)} published (retire some), "
+            f"{self._arena.count(BlockState.HELD)} being written, {self._arena.count(BlockState.RETIRED)} retired and perhaps "
+            f"read still, by hosts {readers} (wait for their leases to end)"
+        )
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A promise of the pool: blocks found under it keep their contents until it ends. Made by Pool.lease()."""
+
+    pool: Pool
+    number: int
+
+    def lookup(self, hashes: BlockHashes) -> IntArray:
+        """Block of each hash, or -1; ready to read. hashes: (n, 2) uint64. Returns (n,) int64. Raises FencedError."""
+        return self.pool._under_lease(self.number, hashes, prefix=False)
+
+    def prefix(self, hashes: BlockHashes) -> IntArray:
+        """Blocks of the longest published prefix of a chain; ready to read. Returns (<= n,) int64. Raises FencedError."""
+        return self.pool._under_lease(self.number, hashes, prefix=True)
+
+    def check(self) -> None:
+        """Raise FencedError if this host was fenced off since the lease began. Call it after the last read, before using what was
+        read: until then a block could have been reused without this host's knowledge."""
+        with self.pool._lock:
+            self.pool._require_lease(self.number)
