@@ -50,6 +50,7 @@ def domain_xml(topology: Topology, host: Host, placement: Placement) -> str:
         host=host,
         placement=placement,
         numa_cells=_numa_cells(host),
+        distance=_distance,
         passed_to_qemu=[*_cxl_args(topology, host, placement), *_network_args(placement)],
         kib=KIB,
         disk_slot=DISK_SLOT,
@@ -123,9 +124,9 @@ def _cxl_args(topology: Topology, host: Host, placement: Placement) -> list[str]
     chassis_slot = iter(range(1, 1 << 13))  # unique a host; the PCIe slot number has 13 bits
     for index, bridge in enumerate(host.bridges):
         slot = FIRST_BRIDGE_SLOT + index
-        # hdm_for_passthrough: else Linux gives a bridge of one port a single decoder, and a second region below it fails.
-        words = f"bus_nr={bridge.bus},bus=pcie.0,id=bridge.{bridge.name},addr={slot:#x},hdm_for_passthrough=on"
-        args += ["-device", f"pxb-cxl,{words}"]
+        # hdm_for_passthrough: else Linux gives a bridge of one port one decoder, and a second region below it fails.
+        place = f"bus=pcie.0,addr={slot:#x}"
+        args += ["-device", f"pxb-cxl,bus_nr={bridge.bus},{place},id=bridge.{bridge.name},hdm_for_passthrough=on"]
         args += _bridge_args(topology, bridge, chassis_slot)
     return args
 
@@ -204,9 +205,7 @@ class _NumaCell:
 
 
 def _numa_cells(host: Host) -> list[_NumaCell]:
-    """All nodes of a host that has more than one; [] for a host with one node, which needs no words."""
-    if not host.numa_nodes:
-        return []
+    """All nodes of a host. A single one is said too: without an SRAT Linux puts CXL memory in node 0, not in its own."""
     first = _NumaCell(0, f"0-{host.vcpus - 1}", host.memory_bytes, 10, host.local_access, host.host_node)
     return [first] + [
         _NumaCell(index, "", node.memory_bytes, node.distance, node.access, node.host_node)
@@ -216,30 +215,22 @@ def _numa_cells(host: Host) -> list[_NumaCell]:
 
 def _memory_args(host: Host) -> list[str]:
     cells = _numa_cells(host)
-    if not cells:
-        # One node, said all the same: without an SRAT Linux would put CXL memory into node 0 instead of a node of its own.
-        binding = "" if host.host_node is None else f",host-nodes={host.host_node},policy=bind"
-        return [
-            *("-object", f"memory-backend-ram,id=dram,size={host.memory_bytes // MIB}M{binding}"),
-            *("-numa", f"node,nodeid=0,cpus=0-{host.vcpus - 1},memdev=dram"),
-        ]
     args = []
     for cell in cells:
-        args += _cell_args(cell)
-    distances = [
-        f"dist,src={src},dst={dst},val={_distance(a, b)}" for src, a in enumerate(cells) for dst, b in enumerate(cells)
-    ]
-    for words in [*distances, *(lb for cell in cells for lb in _hmat_words(cell))]:
-        args += ["-numa", words]
+        args += _cell_args(cell, initiator=",initiator=0" if host.numa_nodes else "")
+    if host.numa_nodes:
+        distances = [f"dist,src={a.node},dst={b.node},val={_distance(a, b)}" for a in cells for b in cells]
+        for words in [*distances, *(lb for cell in cells for lb in _hmat_words(cell))]:
+            args += ["-numa", words]
     return args
 
 
-def _cell_args(cell: _NumaCell) -> list[str]:
+def _cell_args(cell: _NumaCell, initiator: str) -> list[str]:
     binding = "" if cell.host_node is None else f",host-nodes={cell.host_node},policy=bind"
     cpus = f",cpus={cell.cpus}" if cell.cpus else ""
     return [
         *("-object", f"memory-backend-ram,id=dram.{cell.node},size={cell.memory_bytes // MIB}M{binding}"),
-        *("-numa", f"node,nodeid={cell.node}{cpus},initiator=0,memdev=dram.{cell.node}"),
+        *("-numa", f"node,nodeid={cell.node}{cpus}{initiator},memdev=dram.{cell.node}"),
     ]
 
 
@@ -249,8 +240,7 @@ def _distance(a: _NumaCell, b: _NumaCell) -> int:
 
 
 def _hmat_words(cell: _NumaCell) -> Iterator[str]:
-    if cell.access is None:
-        return
+    assert cell.access is not None, "rules.py lets no host with NUMA nodes pass without figures for each"
     where = f"hmat-lb,initiator=0,target={cell.node},hierarchy=memory"
     yield f"{where},data-type=read-latency,latency={cell.access.read_latency_ns}"
     yield f"{where},data-type=write-latency,latency={cell.access.write_latency_ns}"
@@ -309,7 +299,7 @@ def _numa_pictures(host: Host) -> list[dict[str, Any]]:
             "distance": cell.distance,
             "access": cell.access.model_dump() if cell.access else None,
         }
-        for cell in _numa_cells(host)
+        for cell in (_numa_cells(host) if host.numa_nodes else [])
     ]
 
 

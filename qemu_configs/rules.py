@@ -310,11 +310,9 @@ def _under_window(region: Region, window: Window, host: Host) -> Iterator[str]:
 
 
 def _decoders(host: Host) -> Iterator[str]:
-    """A bridge with one root port passes all through and needs no decoder; others have few, with short target lists."""
     for bridge in host.bridges:
         ports = [{name} for name in bridge.devices] + [set(switch.devices) for switch in bridge.switches]
-        if len(ports) > 1:
-            yield from _decoders_of(f"bridge '{bridge.name}'", ports, host.regions)
+        yield from _decoders_of(f"bridge '{bridge.name}'", ports, host.regions)
         for switch in bridge.switches:
             yield from _decoders_of(f"switch '{switch.name}'", [{name} for name in switch.devices], host.regions)
 
