@@ -17,7 +17,17 @@ class Clock(Protocol):
 
     def now_ns(self) -> int: ...
 
-    def wait_until(self, deadline_ns: int) -> None: ...
+    def wait_until(self, deadline_ns: int) -> None:
+        """Be at `deadline_ns`, or where the clock is if that lies behind."""
+        ...
+
+    def stall(self, start_ns: int, requested_ns: int) -> int:
+        """Be at `requested_ns` after `start_ns`; returns the ns from `start_ns` that it became."""
+        ...
+
+    def count_late(self, num_late: int) -> None:
+        """Book stalls that somebody else made and that were over before they began."""
+        ...
 
 
 class VirtualClock:
@@ -35,6 +45,14 @@ class VirtualClock:
         """Move to `deadline_ns`; a deadline in the past leaves the clock where it is."""
         if deadline_ns > self._now_ns:
             self._now_ns = deadline_ns
+
+    def stall(self, start_ns: int, requested_ns: int) -> int:
+        """As Clock.stall; always what was asked, or more if the clock was past that."""
+        self.wait_until(start_ns + requested_ns)
+        return self._now_ns - start_ns
+
+    def count_late(self, num_late: int) -> None:
+        """As Clock.count_late; a virtual clock is never late."""
 
 
 @dataclass
@@ -92,11 +110,15 @@ class WallClock:
     def stall(self, start_ns: int, requested_ns: int) -> int:
         """Spin until `requested_ns` after `start_ns`; returns the ns that really passed and books the error."""
         deadline_ns = start_ns + requested_ns
-        late = self.now_ns() > deadline_ns
+        late = time.perf_counter_ns() > deadline_ns
         self.wait_until(deadline_ns)
-        achieved_ns = self.now_ns() - start_ns
+        achieved_ns = time.perf_counter_ns() - start_ns
         self.error.add(requested_ns, achieved_ns, late)
         return achieved_ns
+
+    def count_late(self, num_late: int) -> None:
+        """As Clock.count_late."""
+        self.error.num_late += num_late
 
 
 def _median_overshoot_ns(clock: WallClock, num_samples: int = 201, spin_ns: int = 5_000) -> int:
