@@ -131,6 +131,14 @@ class HotBuffer:
         self.counters.count(plan)
         return plan
 
+    def preload(self, num_tokens: int) -> None:
+        """Take tokens 0 .. num_tokens - 1 to be in the slots of their own numbers, before the first step of a sequence that
+        stays on the direct path. Raises GeometryError above `capacity`, or once the buffer is under LRU."""
+        if num_tokens > self.capacity or not self._direct:
+            raise GeometryError(f"hot buffer: {num_tokens} tokens cannot be preloaded; capacity={self.capacity}")
+        self._set_num_tokens(num_tokens)
+        self._slot_of_token[:num_tokens] = self._token_of_slot[:num_tokens] = np.arange(num_tokens)
+
     def resident_tokens(self) -> IntArray:
         """Tokens that have a slot under LRU or on the direct path, ascending."""
         return np.sort(self._token_of_slot[self._token_of_slot >= 0]).astype(np.int64)

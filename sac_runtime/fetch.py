@@ -1,0 +1,250 @@
+"""The fetch path of a decode step, and the write path: what moves between a store and the hot buffers, layer by layer.
+
+Knows requests, plans and rows; knows neither the memory behind a store nor how scores come about. Three ways to hold a
+request's KV run this same code and differ only in where misses come from and how many slots there are:
+
+    sparse       SAC: misses come straight from the pool, a hot buffer of a few times top-k slots
+    full-prefix  RDMA: the whole prefix is copied to local memory first, misses come from there, the same hot buffer
+    resident     HBM: the whole prefix is loaded into a buffer with a slot for every token; nothing is fetched later
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from enum import StrEnum
+from math import inf
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+import numpy as np
+
+from sac_runtime.attention import sparse_attention
+from sac_runtime.errors import GeometryError
+from sac_runtime.hot_buffer import Counters, HotBuffer, Plan
+from sac_runtime.layout import ByteArray, FloatArray, IntArray, KvLayout, LayerFirst
+from sac_runtime.quantise import unpack_rows
+from sac_runtime.store import KvStore, MappedStore
+from sac_runtime.topk import top_k
+
+
+class RowMap(Protocol):
+    """Where the tokens of one request lie in a store."""
+
+    def rows(self, layer: int, tokens: IntArray) -> IntArray:
+        """Row numbers of `tokens` in `layer`. tokens: (n,) int64. Returns (n,) int64."""
+        ...
+
+
+@runtime_checkable
+class SlotReader(Protocol):
+    """A store that gathers straight into slots; others are read into a staging array that is then copied."""
+
+    def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int: ...
+
+
+class Residency(StrEnum):
+    """How a request's KV is held on the decoding host; see the module's head."""
+
+    SPARSE = "sparse"
+    FULL_PREFIX = "full-prefix"
+    RESIDENT = "resident"
+
+
+@dataclass(frozen=True)
+class FetchConfig:
+    """Sizes of the fetch path. capacity: slots of a hot buffer, ignored by `resident`, which has one for each token."""
+
+    num_layers: int
+    top_k: int = 2048
+    capacity: int = 6144  # SAC's main runs
+    residency: Residency = Residency.SPARSE
+
+
+@dataclass
+class Traffic:
+    """What moved for one request. Times are by the stores' clocks; bytes are payload."""
+
+    prefix_bytes: int = 0
+    prefix_ns: int = 0
+    fetched_bytes: int = 0
+    fetched_ns: int = 0
+    written_bytes: int = 0
+    written_ns: int = 0
+
+
+@dataclass(frozen=True)
+class Home:
+    """A store and the place of a request's rows in it."""
+
+    store: KvStore
+    placement: RowMap
+
+    def read(self, layer: int, tokens: IntArray, out: ByteArray) -> int:
+        return self.store.read_rows(self.placement.rows(layer, tokens), out)
+
+    def write(self, layer: int, tokens: IntArray, values: ByteArray) -> int:
+        return self.store.write_rows(self.placement.rows(layer, tokens), values)
+
+
+class Request:
+    """One request's KV on the decoding host: a slot buffer and a hot buffer for each layer, over its home in the pool.
+
+    num_tokens: prompt tokens whose rows are in the pool already; tokens_capacity: the longest the sequence may grow.
+    A context manager: it may hold local memory."""
+
+    def __init__(self, home: Home, config: FetchConfig, num_tokens: int, tokens_capacity: int) -> None:
+        if num_tokens > tokens_capacity:
+            raise GeometryError(f"request: num_tokens={num_tokens} exceeds tokens_capacity={tokens_capacity}")
+        self.home = home
+        self.config = config
+        self.length = num_tokens
+        self.traffic = Traffic()
+        self._resources = ExitStack()
+        everything = max(tokens_capacity, config.top_k)
+        capacity = everything if config.residency is Residency.RESIDENT else config.capacity
+        self.buffers = [HotBuffer(capacity, config.top_k) for _ in range(config.num_layers)]
+        self.slots = np.empty((config.num_layers, capacity + 1, home.store.layout.row_bytes), np.uint8)
+        self.source = self._admit(tokens_capacity)
+        store = self.source.store
+        self._slot_reader = store if isinstance(store, SlotReader) else None
+
+    @property
+    def layout(self) -> KvLayout:
+        return self.home.store.layout
+
+    def begin_step(self) -> None:
+        """A new token enters the sequence; its rows come with the step's write_back, layer by layer."""
+        self.length += 1
+
+    def plan(self, layer: int, topk: IntArray) -> Plan:
+        """Plan this step's fetch of `topk` tokens, (k,) int64, the newest (length - 1) among them or not."""
+        return self.buffers[layer].plan(topk, self.length)
+
+    def gather(self, layer: int, plan: Plan) -> int:
+        """Fetch the plan's misses into their slots. Returns elapsed ns by the store's clock.
+
+        If the store fails, the layer's buffer forgets all it held, since its plan no longer matches its bytes."""
+        try:
+            elapsed_ns = self._fill(layer, plan)
+        except BaseException:
+            self.buffers[layer].reset()
+            raise
+        self.traffic.fetched_bytes += plan.misses * self.layout.row_bytes
+        self.traffic.fetched_ns += elapsed_ns
+        return elapsed_ns
+
+    def chosen_rows(self, layer: int, plan: Plan) -> ByteArray:
+        """The rows of the plan's entries in the order asked, (k, row_bytes) uint8, from their slots."""
+        rows: ByteArray = self.slots[layer].take(plan.slots, axis=0)
+        return rows
+
+    def place_newest(self, layer: int, plan: Plan, row: ByteArray) -> None:
+        """Put the newest token's row, (row_bytes,) uint8, where the plan wants it, before attention reads its slots."""
+        self.slots[layer, plan.newest_slot] = row
+
+    def write_back(self, layer: int, row: ByteArray) -> None:
+        """Write the newest token's row to the pool, and to the local copy where there is one."""
+        self.write(layer, self.length - 1, row.reshape(1, -1))
+
+    def write(self, layer: int, first_token: int, values: ByteArray) -> None:
+        """Write rows of consecutive tokens of a layer, as prefill does. values: (n, row_bytes) uint8."""
+        tokens = np.arange(first_token, first_token + values.shape[0])
+        self.traffic.written_ns += self.home.write(layer, tokens, values)
+        self.traffic.written_bytes += values.size
+        if self.source is not self.home:
+            self.source.write(layer, tokens, values)
+
+    def close(self) -> None:
+        """Give back local memory."""
+        self._resources.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _fill(self, layer: int, plan: Plan) -> int:
+        if not plan.misses:
+            return 0
+        rows = self.source.placement.rows(layer, plan.miss_rows)
+        if self._slot_reader is not None:
+            return self._slot_reader.read_rows_into_slots(rows, self.slots[layer], plan.victim_slots)
+        staged = np.empty((plan.misses, self.layout.row_bytes), np.uint8)
+        elapsed_ns = self.source.store.read_rows(rows, staged)
+        self.slots[layer, plan.victim_slots] = staged
+        return elapsed_ns
+
+    def _admit(self, tokens_capacity: int) -> Home:
+        """Do what the residency asks for before the first step; returns where misses come from."""
+        if self.config.residency is Residency.FULL_PREFIX:
+            return self._copy_prefix(tokens_capacity)
+        if self.config.residency is Residency.RESIDENT:
+            self._load_prefix()
+        return self.home
+
+    def _copy_prefix(self, tokens_capacity: int) -> Home:
+        placement = LayerFirst(self.config.num_layers, tokens_capacity)
+        local = self._resources.enter_context(MappedStore.anonymous(self.layout, placement.num_rows))
+        prefix = np.empty((self.length, self.layout.row_bytes), np.uint8)
+        tokens = np.arange(self.length)
+        for layer in range(self.config.num_layers):
+            self.traffic.prefix_ns += self.home.read(layer, tokens, prefix)
+            local.write_rows(placement.rows(layer, tokens), prefix)
+        self.traffic.prefix_bytes += self.config.num_layers * prefix.size
+        return Home(local, placement)
+
+    def _load_prefix(self) -> None:
+        """On the direct path a token's slot is its number, so the prefix lands in one read of each layer."""
+        tokens = np.arange(self.length)
+        for layer, buffer in enumerate(self.buffers):
+            buffer.preload(self.length)
+            self.traffic.prefix_ns += self.home.read(layer, tokens, self.slots[layer, : self.length])
+        self.traffic.prefix_bytes += len(self.buffers) * self.length * self.layout.row_bytes
+
+
+@dataclass(frozen=True, eq=False)
+class LayerQuery:
+    """What the model gives one request at one layer of a step.
+
+    score: gives the indexer's (length,) fp32 scores, the newest token's included; row: (row_bytes,) uint8, the newest
+    token's KV; q_latent: (H, D) absorbed queries; q_rope: (H, R)."""
+
+    score: Callable[[], FloatArray]
+    row: ByteArray
+    q_latent: FloatArray
+    q_rope: FloatArray
+
+
+def step(layer: int, batch: Sequence[Request], queries: Sequence[LayerQuery], scale: float) -> list[FloatArray]:
+    """One layer of one decode step of a batch; begin_step() of each request comes first, once for all layers.
+
+    scale: of the softmax. Returns each request's (H, D) attention output. Source: SAC section 4."""
+    scores = [query.score() for query in queries]
+    chosen = [top_k(each, request.config.top_k) for request, each in zip(batch, scores, strict=True)]
+    plans = [request.plan(layer, each) for request, each in zip(batch, chosen, strict=True)]
+    for request, plan, query in zip(batch, plans, queries, strict=True):
+        request.gather(layer, plan)
+        request.place_newest(layer, plan, query.row)
+    outputs = [attend(layer, *each, scale) for each in zip(batch, plans, queries, strict=True)]
+    for request, query in zip(batch, queries, strict=True):
+        request.write_back(layer, query.row)
+    return outputs
+
+
+def attend(layer: int, request: Request, plan: Plan, query: LayerQuery, scale: float) -> FloatArray:
+    """Attention of one request over its slots. Returns (H, D)."""
+    latent, rope = unpack_rows(request.layout, request.chosen_rows(layer, plan))
+    return sparse_attention(query.q_latent, query.q_rope, latent, rope, scale)
+
+
+def layer_counters(batch: Sequence[Request]) -> list[Counters]:
+    """Counters of each layer, summed over the requests of a batch that share a number of layers."""
+    return [sum(layer, Counters()) for layer in zip(*([b.counters for b in r.buffers] for r in batch), strict=True)]
+
+
+def breakeven_steps(length: int, misses_per_step: float) -> float:
+    """Steps after which fetching misses has moved more bytes than one copy of the whole prefix; inf without misses."""
+    return length / misses_per_step if misses_per_step else inf
