@@ -10,3 +10,9 @@ class BedFileError(Exception):
         self.path = path
         self.problems = problems
         super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
+
+
+class ExtentError(Exception):
+    """An extent of dynamic capacity that its device cannot have. Worded: owner, field, value, rule, fix."""
+
+    exit_status = 2
