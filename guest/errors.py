@@ -11,6 +11,20 @@ class ImageError(GuestError):
     """The guest image could not be built or is not usable."""
 
 
+class SilentGuestError(GuestError):
+    """A guest did not answer before its deadline, or said that it gave up."""
+
+
+class CommandError(GuestError):
+    """A command in the guest ended with another status than 0."""
+
+    def __init__(self, command: str, status: int, stderr: str) -> None:
+        super().__init__(f"in the guest, `{command}` ended with status {status}:\n{stderr.strip()}")
+        self.command = command
+        self.status = status
+        self.stderr = stderr
+
+
 class PromiseError(GuestError):
     """The guest shows something other than what its bed file promised; both sides are in the message."""
 

@@ -26,6 +26,7 @@ NEEDED_BYTES = (
     1536 << 20
 )  # measured: 0.9 GB at the peak of a build, in the cache and in mmdebstrap's temporary folder together
 SOURCES = Path(__file__).parent / "init"
+SOURCE_NAMES = ("init.c", "pack.sh", "sshd_config")
 PACKAGES = (
     "linux-image-cloud-amd64",
     "cxl",
@@ -68,9 +69,7 @@ class Recipe:
     excluded_paths: tuple[str, ...] = EXCLUDED_PATHS
     modules: tuple[tuple[str, tuple[str, ...]], ...] = MODULES
     cmdline: str = CMDLINE
-    sources: tuple[tuple[str, str], ...] = tuple(
-        (path.name, path.read_text()) for path in sorted(SOURCES.iterdir()) if path.is_file()
-    )
+    sources: tuple[tuple[str, str], ...] = tuple((name, (SOURCES / name).read_text()) for name in SOURCE_NAMES)
 
     @property
     def hash(self) -> str:

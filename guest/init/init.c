@@ -38,7 +38,7 @@ static void say(const char *format, ...)
 	va_list arguments;
 
 	clock_gettime(CLOCK_BOOTTIME, &now);
-	printf("cxlbed-init %ld.%03ld: ", (long)now.tv_sec, now.tv_nsec / 1000000);
+	printf("[%5ld.%06ld] cxlbed-init: ", (long)now.tv_sec, now.tv_nsec / 1000);
 	va_start(arguments, format);
 	vprintf(format, arguments);
 	va_end(arguments);

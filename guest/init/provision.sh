@@ -1,0 +1,58 @@
+# Runs in the guest, over SSH: functions first; the calls that guest/provision.py makes from the promised picture follow.
+# shellcheck shell=sh disable=SC2034
+set -u
+devices=/sys/bus/cxl/devices
+
+fail() {
+	echo "$*" >&2
+	exit 1
+}
+
+# memN numbers follow the order of probing, not the command line: only the serial says which device one is.
+memdev_of() {
+	for memdev in "$devices"/mem[0-9]*; do
+		[ -e "$memdev/driver" ] && read -r shown <"$memdev/serial" && [ "$shown" = "$1" ] && memdev=${memdev##*/} && return
+	done
+	return 1
+}
+
+wait_for_serials() {
+	for serial; do
+		waited=0
+		until memdev_of "$serial"; do
+			[ "$waited" -lt 100 ] || fail "no memory device with serial $serial after 10 s; shown: $(cat "$devices"/mem*/serial | tr '\n' ' ')"
+			waited=$((waited + 1))
+			sleep 0.1
+		done
+	done
+}
+
+# make_region NAME DECODER GRANULARITY SIZE MODE SERIAL...; the serials' order is their order in the interleave.
+make_region() {
+	name=$1 decoder=$2 granularity=$3 size=$4 mode=$5
+	shift 5
+	memdevs=
+	for serial; do
+		memdev_of "$serial" || fail "region '$name': no memory device with serial $serial"
+		memdevs="$memdevs $memdev"
+	done
+	read -r region <"$devices/$decoder/create_ram_region" || fail "region '$name': no root decoder $decoder"
+	# shellcheck disable=SC2086
+	cxl create-region -m -t ram -d "$decoder" -w $# -g "$granularity" -s "$size" $memdevs >/dev/null ||
+		fail "region '$name': cxl create-region -m -t ram -d $decoder -w $# -g $granularity -s $size$memdevs failed"
+	dax=$(echo "$devices/$region"/dax_region*/dax[0-9]*.*)
+	daxctl reconfigure-device -f -m "$mode" "${dax##*/}" >/dev/null ||
+		fail "region '$name': daxctl reconfigure-device -m $mode ${dax##*/} failed"
+}
+
+# Everything that guest/inventory.py parses, in sections. No -vvv: it reads the media errors of each device, 2.6 s apiece under emulation.
+show() {
+	echo '== cxl'
+	cxl list -BMPDERTXi || fail 'cxl list failed'
+	echo '== daxctl'
+	daxctl list -D || fail 'daxctl list failed'
+	echo '== numa'
+	cd /sys/devices/system || fail 'no /sys'
+	grep -s . memory/block_size_bytes node/node*/cpulist node/node*/distance node/node*/access0/initiators/*_*
+	ls -d node/node*/memory[0-9]*
+}

@@ -1,0 +1,284 @@
+"""What a guest shows of its CXL and NUMA memory, parsed, and compared with what it was promised. Pure: text in, values out.
+
+Knows the JSON of `cxl list` and `daxctl list` (ndctl 81) and sysfs (Linux, Documentation/ABI/stable/sysfs-devices-node).
+Memory devices are told apart by serial: memN, regionN and daxN.M are numbers of one boot.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Picture = dict[str, Any]  # what a host was promised, as JSON values; `qemu_configs.render.cxl_picture` says which
+
+
+@dataclass(frozen=True)
+class Memdev:
+    """A CXL memory device. host_bridge: as pci0000:0c; switch: the kernel's port of the switch above it, None without one."""
+
+    name: str
+    serial: int
+    size_bytes: int
+    host_bridge: str
+    switch: str | None
+
+
+@dataclass(frozen=True)
+class Window:
+    """A root decoder. host_bridges: its targets, in the order of interleaving."""
+
+    decoder: str
+    size_bytes: int
+    ways: int
+    granularity_bytes: int
+    host_bridges: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Region:
+    """A region and the DAX device on it. serials: its devices in the order of interleaving; mode: devdax or system-ram."""
+
+    name: str
+    decoder: str
+    size_bytes: int
+    ways: int
+    granularity_bytes: int
+    committed: bool
+    serials: tuple[int, ...]
+    dax: str | None
+    mode: str | None
+    target_node: int | None
+
+    @property
+    def dax_path(self) -> str:
+        """The device file that maps the region; there is one only in mode devdax."""
+        return f"/dev/{self.dax}"
+
+
+@dataclass(frozen=True)
+class NumaNode:
+    """A NUMA node as node 0's CPUs see it; the four figures are the HMAT's, None where it has none for this node."""
+
+    node: int
+    cpus: str
+    memory_bytes: int
+    distance: int
+    read_latency_ns: int | None
+    write_latency_ns: int | None
+    read_bandwidth_mib_per_s: int | None
+    write_bandwidth_mib_per_s: int | None
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """All that a guest shows."""
+
+    memdevs: tuple[Memdev, ...]
+    windows: tuple[Window, ...]
+    regions: tuple[Region, ...]
+    numa_nodes: tuple[NumaNode, ...]
+
+    def region_of(self, serials: tuple[int, ...] | list[int]) -> Region | None:
+        """The region whose devices have these serials, in this order."""
+        return next((region for region in self.regions if region.serials == tuple(serials)), None)
+
+
+def parse(text: str) -> Inventory:
+    """The inventory in what `show` of guest/init/provision.sh prints: the sections `== cxl`, `== daxctl` and `== numa`."""
+    sections = dict(part.split("\n", 1) for part in text.split("== ")[1:])
+    memdevs, windows, regions = parse_cxl(sections["cxl"], parse_daxctl(sections["daxctl"]))
+    return Inventory(memdevs, windows, regions, parse_numa(sections["numa"]))
+
+
+def parse_daxctl(text: str) -> dict[str, dict[str, Any]]:
+    """Device name -> its entry in the JSON of `daxctl list -D`; an empty output means no devices."""
+    return {entry["chardev"]: entry for entry in json.loads(text or "[]")}
+
+
+def parse_cxl(
+    text: str, dax_devices: dict[str, dict[str, Any]]
+) -> tuple[tuple[Memdev, ...], tuple[Window, ...], tuple[Region, ...]]:
+    """Devices by serial, windows and regions by decoder, from the JSON of `cxl list -BMPDERTXi`."""
+    memdevs: list[Memdev] = []
+    windows: list[Window] = []
+    regions: list[Region] = []
+    for bus in json.loads(text or "[]"):
+        for bridge in bus.get(f"ports:{bus['bus']}", []):
+            memdevs += _memdevs_below(bridge, bridge["host"], None)
+        for decoder in bus.get(f"decoders:{bus['bus']}", []):
+            windows.append(_window(decoder))
+            serial_of = {memdev.name: memdev.serial for memdev in memdevs}
+            for region in decoder.get(f"regions:{decoder['decoder']}", []):
+                regions.append(_region(region, decoder["decoder"], serial_of, dax_devices))
+    return (
+        tuple(sorted(memdevs, key=lambda memdev: memdev.serial)),
+        tuple(sorted(windows, key=lambda window: _number(window.decoder))),
+        tuple(sorted(regions, key=lambda region: _number(region.name))),
+    )
+
+
+def parse_numa(text: str) -> tuple[NumaNode, ...]:
+    """Nodes by number, from `path:value` lines of sysfs and the paths of the nodes' memory blocks."""
+    values = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    block_bytes = int(values["memory/block_size_bytes"], 16)
+    block_paths = [line for line in text.splitlines() if ":" not in line]
+    folders = [path.removesuffix("/distance") for path in values if path.endswith("/distance")]
+    return tuple(
+        sorted((_numa_node(folder, values, block_paths, block_bytes) for folder in folders), key=lambda node: node.node)
+    )
+
+
+def differences(picture: Picture, shown: Inventory) -> list[str]:
+    """One line for each thing that `shown` has otherwise than `picture` promises, with both sides; empty if all is as promised."""
+    return [
+        *_memdev_differences(picture, shown),
+        *_window_differences(picture, shown),
+        *_region_differences(picture, shown),
+        *_numa_differences(picture, shown),
+    ]
+
+
+def _memdevs_below(port: dict[str, Any], host_bridge: str, switch: str | None) -> Iterator[Memdev]:
+    """Endpoints of this port, and of the switches below it."""
+    for endpoint in port.get(f"endpoints:{port['port']}", []):
+        memdev = endpoint["memdev"]
+        yield Memdev(memdev["memdev"], memdev["serial"], memdev.get("ram_size", 0), host_bridge, switch)
+    for below in port.get(f"ports:{port['port']}", []):
+        yield from _memdevs_below(below, host_bridge, below["port"])
+
+
+def _window(decoder: dict[str, Any]) -> Window:
+    targets = sorted(decoder.get("targets", []), key=lambda target: target["position"])
+    return Window(
+        decoder=decoder["decoder"],
+        size_bytes=decoder["size"],
+        ways=decoder["interleave_ways"],
+        granularity_bytes=decoder.get("interleave_granularity", 0),
+        host_bridges=tuple(target["target"] for target in targets),
+    )
+
+
+def _region(
+    region: dict[str, Any], decoder: str, serial_of: dict[str, int], dax_devices: dict[str, dict[str, Any]]
+) -> Region:
+    mappings = sorted(region.get("mappings", []), key=lambda mapping: mapping["position"])
+    # The region says which DAX device is its own; daxctl says what mode that one is in now.
+    own = [device["chardev"] for device in region.get("daxregion", {}).get("devices", [])]
+    dax = dax_devices.get(own[0], {}) if own else {}
+    return Region(
+        name=region["region"],
+        decoder=decoder,
+        size_bytes=region["size"],
+        ways=region["interleave_ways"],
+        granularity_bytes=region["interleave_granularity"],
+        committed=region["decode_state"] == "commit",
+        serials=tuple(serial_of[mapping["memdev"]] for mapping in mappings),
+        dax=dax.get("chardev"),
+        mode=dax.get("mode"),
+        target_node=dax.get("target_node"),
+    )
+
+
+def _numa_node(folder: str, values: dict[str, str], block_paths: list[str], block_bytes: int) -> NumaNode:
+    def access(figure: str) -> int | None:
+        value = values.get(f"{folder}/access0/initiators/{figure}")
+        return None if value is None else int(value)
+
+    return NumaNode(
+        node=_number(folder),
+        cpus=values.get(f"{folder}/cpulist", ""),
+        memory_bytes=block_bytes * sum(path.startswith(f"{folder}/") for path in block_paths),
+        distance=int(values[f"{folder}/distance"].split()[0]),
+        read_latency_ns=access("read_latency"),
+        write_latency_ns=access("write_latency"),
+        read_bandwidth_mib_per_s=access("read_bandwidth"),
+        write_bandwidth_mib_per_s=access("write_bandwidth"),
+    )
+
+
+def _number(name: str) -> int:
+    """The number that a kernel name ends with: 3 for node3, 10 for decoder0.10."""
+    return int(name[len(name.rstrip("0123456789")) :])
+
+
+def _memdev_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
+    by_serial = {memdev.serial: memdev for memdev in shown.memdevs}
+    ports: dict[str, str] = {}  # the bed file's name of a switch -> the kernel's, learnt from the first device below it
+    for promised in picture["memdevs"]:
+        owner = f"device '{promised['name']}' (serial {promised['serial']:#x})"
+        memdev = by_serial.pop(promised["serial"], None)
+        if memdev is None:
+            yield f"{owner}: promised, not shown; serials shown: {_serials(m.serial for m in shown.memdevs)}"
+            continue
+        yield from _unequal(owner, "size_bytes", promised["size_bytes"], memdev.size_bytes)
+        yield from _unequal(owner, "host_bridge", promised["host_bridge"], memdev.host_bridge)
+        expected_port = promised["switch"] and ports.setdefault(promised["switch"], memdev.switch or "a switch")
+        yield from _unequal(owner, "switch", expected_port, memdev.switch)
+    for serial, memdev in by_serial.items():
+        yield f"device {memdev.name} (serial {serial:#x}): shown, not promised"
+
+
+def _window_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
+    if len(picture["windows"]) != len(shown.windows):
+        yield f"windows: promised {len(picture['windows'])}, shown {len(shown.windows)}"
+    for promised, window in zip(picture["windows"], shown.windows, strict=False):
+        owner = f"window '{promised['name']}' ({window.decoder})"
+        yield from _unequal(owner, "size_bytes", promised["size_bytes"], window.size_bytes)
+        yield from _unequal(owner, "ways", promised["ways"], window.ways)
+        if promised["ways"] > 1:  # the kernel names no granularity where nothing is interleaved
+            yield from _unequal(owner, "granularity_bytes", promised["granularity_bytes"], window.granularity_bytes)
+        yield from _unequal(owner, "host_bridges", promised["host_bridges"], list(window.host_bridges))
+
+
+def _region_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
+    decoders = {
+        promised["name"]: window.decoder for promised, window in zip(picture["windows"], shown.windows, strict=False)
+    }
+    found: set[str] = set()
+    for promised in picture["regions"]:
+        owner = f"region '{promised['name']}'"
+        region = shown.region_of(promised["serials"])
+        if region is None:
+            shapes = "; ".join(f"{region.name} over {_serials(region.serials)}" for region in shown.regions) or "none"
+            yield f"{owner}: promised over serials {_serials(promised['serials'])}, not shown; regions shown: {shapes}"
+            continue
+        found.add(region.name)
+        yield from _unequal(owner, "window", decoders.get(promised["window"]), region.decoder)
+        yield from _unequal(owner, "size_bytes", promised["size_bytes"], region.size_bytes)
+        yield from _unequal(owner, "ways", promised["ways"], region.ways)
+        if promised["ways"] > 1:
+            yield from _unequal(owner, "granularity_bytes", promised["granularity_bytes"], region.granularity_bytes)
+        yield from _unequal(owner, "committed", True, region.committed)
+        yield from _unequal(owner, "mode", promised["mode"], region.mode)
+    yield from (f"{region.name}: shown, not promised" for region in shown.regions if region.name not in found)
+
+
+def _numa_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
+    """Nodes beyond the promised ones are CXL memory's own and are judged as regions."""
+    by_number = {node.node: node for node in shown.numa_nodes}
+    for promised in picture["numa_nodes"]:
+        owner = f"NUMA node {promised['node']}"
+        node = by_number.get(promised["node"])
+        if node is None:
+            yield f"{owner}: promised, not shown; nodes shown: {', '.join(map(str, by_number))}"
+            continue
+        yield from _unequal(owner, "CPUs", promised["num_cpus"], _num_cpus(node.cpus))
+        yield from _unequal(owner, "memory_bytes", promised["memory_bytes"], node.memory_bytes)
+        yield from _unequal(owner, "distance", promised["distance"], node.distance)
+        for figure, value in (promised["access"] or {}).items():
+            yield from _unequal(owner, figure, value, getattr(node, figure))
+
+
+def _unequal(owner: str, field: str, promised: object, shown: object) -> Iterator[str]:
+    if promised != shown:
+        yield f"{owner}: {field}: promised {promised}, shown {shown}"
+
+
+def _num_cpus(cpulist: str) -> int:
+    """How many CPUs a list such as 0-1,4 has."""
+    ranges = [part.split("-") for part in cpulist.split(",") if part]
+    return sum(int(bounds[-1]) - int(bounds[0]) + 1 for bounds in ranges)
+
+
+def _serials(serials: Any) -> str:
+    return ", ".join(f"{serial:#x}" for serial in serials) or "none"
