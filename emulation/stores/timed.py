@@ -9,12 +9,15 @@ from math import ceil
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from emulation.errors import InputError
 from emulation.timing import native
 from emulation.timing.clock import Clock
 from emulation.timing.fabric import OthersLoad
 from emulation.timing.paths import Path, Transfer
 from emulation.timing.reservations import Reservations
+from sac_runtime.fetch import SlotReader
 from sac_runtime.label import Label
 from sac_runtime.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
 from sac_runtime.store import KvStore, MappedStore
@@ -32,9 +35,10 @@ class TimedStore:
         self.path = path
         self.clock = clock
         self._store = store
+        self._slot_reader = store if isinstance(store, SlotReader) else None
         self._links = links
         self._lines = [] if links is None else [links.line(name) for name in path.links]
-        self._others = [OthersLoad() for _ in self._lines]
+        self._others = OthersLoad(len(self._lines))
         self._row_bytes = store.layout.lines_per_row * LINE_BYTES
         self._idle_ns = lru_cache(maxsize=4096)(lambda *transfer: path.idle_ns(Transfer(*transfer)))
         self._unfenced = False
@@ -63,6 +67,17 @@ class TimedStore:
         """As KvStore.read_rows; each row is one piece."""
         begin_ns = self.clock.now_ns()
         self._store.read_rows(rows, out)
+        return self._charge(begin_ns, rows.shape[0], rows.shape[0] * self._row_bytes, False)
+
+    def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int:
+        """As MappedStore.read_rows_into_slots, by way of a copy where the store below does not offer it."""
+        begin_ns = self.clock.now_ns()
+        if self._slot_reader is not None:
+            self._slot_reader.read_rows_into_slots(rows, buffer, slots)
+        else:
+            staged = np.empty((rows.shape[0], self.layout.row_bytes), np.uint8)
+            self._store.read_rows(rows, staged)
+            buffer[slots] = staged
         return self._charge(begin_ns, rows.shape[0], rows.shape[0] * self._row_bytes, False)
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:
@@ -137,8 +152,9 @@ class TimedStore:
         """Time of a transfer among others. A wall clock books it part by part, so that others get their turns."""
         num_parts = 1 if self.label is Label.MODELLED else -(-transfer.num_bytes // PART_BYTES)
         part = [ceil(work_ns / num_parts) for work_ns in self.path.works_ns(transfer)]
-        busy = zip(self._others, links.busy_ns(self._lines, begin_ns), part, strict=True)
-        load = max(others.update(begin_ns, busy_ns, num_parts * own_ns) for others, busy_ns, own_ns in busy)
+        load = self._others.update(
+            begin_ns, links.busy_ns(self._lines, begin_ns), [num_parts * own_ns for own_ns in part]
+        )
         part[0] = ceil(self.path.reader_ns(transfer, load) / num_parts)
         served_ns = begin_ns
         for _ in range(num_parts):

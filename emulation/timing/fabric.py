@@ -4,7 +4,7 @@ A transfer is served by all links of its path at once, each at the share it can 
 served it, plus set-up and latency. Latency, and with it what a reader's window lets through, grows along the profile's
 curve with the load that *others* put on the path's busiest link; a reader's own queueing is in the links already."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 from math import exp
 from typing import Any
@@ -16,27 +16,31 @@ LOAD_MEMORY_NS = 1_000_000  # assumed: load is averaged over about a millisecond
 
 
 class OthersLoad:
-    """Load (0..1) that others put on a link, as one reader sees it from one of its requests to the next."""
+    """Load (0..1) that others put on a path's busiest link, as its reader sees it from one request to the next."""
 
-    __slots__ = ("_at_ns", "_busy_ns", "_own_ns", "load")
+    __slots__ = ("_at_ns", "_busy_ns", "_loads", "_own_ns")
 
-    def __init__(self) -> None:
-        self.load = 0.0
-        self._at_ns = 0.0
-        self._busy_ns = 0.0
-        self._own_ns = 0.0
+    def __init__(self, num_links: int) -> None:
+        self._at_ns = 0
+        self._busy_ns: Sequence[float] = [0.0] * num_links
+        self._own_ns: Sequence[float] = self._busy_ns
+        self._loads = [0.0] * num_links
 
-    def update(self, at_ns: float, busy_ns: float, own_work_ns: float) -> float:
-        """The load at `at_ns`, from the link's busy time so far; `own_work_ns` is the reader's next request."""
+    def update(self, at_ns: int, busy_ns: Sequence[float], own_ns: Sequence[float]) -> float:
+        """The load at `at_ns`, from each link's busy time so far; `own_ns` is the work that the reader now adds."""
         elapsed_ns = at_ns - self._at_ns
-        if elapsed_ns > 0:
-            others_ns = busy_ns - self._busy_ns - self._own_ns
-            if others_ns > 0 or self.load:
-                others = min(1.0, max(0.0, others_ns) / elapsed_ns)
-                self.load += (1 - exp(-elapsed_ns / LOAD_MEMORY_NS)) * (others - self.load)
-            self._at_ns, self._busy_ns, self._own_ns = at_ns, busy_ns, 0.0
-        self._own_ns += own_work_ns
-        return self.load
+        if elapsed_ns <= 0:
+            self._own_ns = [before + now for before, now in zip(self._own_ns, own_ns, strict=True)]
+            return max(self._loads)
+        part = (1 - exp(-elapsed_ns / LOAD_MEMORY_NS)) / elapsed_ns
+        keep = 1 - part * elapsed_ns
+        spans = zip(self._loads, busy_ns, self._busy_ns, self._own_ns, strict=True)
+        self._loads = [
+            keep * load + part * min(others_ns, elapsed_ns) if (others_ns := now - before - own) > 0 else keep * load
+            for load, now, before, own in spans
+        ]
+        self._at_ns, self._busy_ns, self._own_ns = at_ns, busy_ns, own_ns
+        return max(self._loads)
 
 
 class _Pending:
@@ -62,7 +66,7 @@ class Fabric:
         self.num_link_events = 0
         self._events: list[tuple[int, int, FairLink | _Pending]] = []
         self._sequence = 0
-        self._routes: dict[int, tuple[Path, list[FairLink], list[OthersLoad]]] = {}
+        self._routes: dict[int, tuple[Path, list[FairLink], OthersLoad | None]] = {}
 
     def submit(self, at_ns: int, path: Path, transfer: Transfer, token: Any = None) -> None:
         """Begin a transfer at `at_ns`; `step` returns `token` when it ends. ValueError if `at_ns` lies in the past."""
@@ -112,8 +116,8 @@ class Fabric:
             if link.next_end_ns <= at_ns:
                 self._end_on(link, at_ns)
         works = path.works_ns(transfer)
-        load = self._load(at_ns, links, others, works) if others else 0.0
-        if load:
+        load = 0.0
+        if others is not None and (load := others.update(at_ns, [link.busy_ns(at_ns) for link in links], works)):
             works[0] = path.reader_ns(transfer, load)
         pending = _Pending(at_ns + path.profile.floor_ns, path.late_ns(transfer, load), len(links), token)
         for link, work_ns in zip(links, works, strict=True):
@@ -121,16 +125,10 @@ class Fabric:
         self.num_link_events += len(links)
         return links, pending
 
-    def _load(self, at_ns: int, links: list[FairLink], others: list[OthersLoad], works: list[float]) -> float:
-        return max(
-            other.update(at_ns, link.busy_ns(at_ns), work_ns)
-            for other, link, work_ns in zip(others, links, works, strict=True)
-        )
-
-    def _route(self, path: Path) -> tuple[Path, list[FairLink], list[OthersLoad]]:
+    def _route(self, path: Path) -> tuple[Path, list[FairLink], OthersLoad | None]:
         links = [self.links.setdefault(name, FairLink(name)) for name in path.links]
         rises = path.profile.loaded_latency[-1][1] > 1
-        route = path, links, [OthersLoad() for _ in links] if rises else []
+        route = path, links, OthersLoad(len(links)) if rises else None
         self._routes[id(path)] = route  # the route holds the path, so that its id stays its own
         return route
 

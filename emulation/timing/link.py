@@ -58,9 +58,8 @@ class FairLink:
         ended = []
         heap = self._finish_heap
         while self.next_end_ns <= at_ns:
-            finish, _, token = heap[0]
-            elapsed_ns = (finish - self._shared_ns) * len(heap)
-            heappop(heap)
+            finish, _, token = heappop(heap)
+            elapsed_ns = (finish - self._shared_ns) * (len(heap) + 1)
             self._now_ns += elapsed_ns
             self._busy_ns += elapsed_ns
             self._shared_ns = finish

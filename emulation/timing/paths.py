@@ -9,6 +9,7 @@ The reader keeps `outstanding_bytes` in flight, so it takes no less than num_byt
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
 
 from emulation.errors import InputError
@@ -33,10 +34,9 @@ class Leg:
     share: float
     bandwidth: Bandwidth
 
-    def bytes_ns(self, transfer: Transfer) -> float:
-        """Time the link needs to carry its share of the bytes."""
-        rate = self.bandwidth.write_bytes_per_ns if transfer.write else self.bandwidth.read_bytes_per_ns
-        return transfer.num_bytes * self.share / rate
+    def ns_per_byte(self, write: bool) -> float:
+        """Time the link needs for each byte of the whole transfer."""
+        return self.share / (self.bandwidth.write_bytes_per_ns if write else self.bandwidth.read_bytes_per_ns)
 
 
 @dataclass(frozen=True)
@@ -61,24 +61,38 @@ class Path:
     def links(self) -> tuple[str, ...]:
         return tuple(leg.link for leg in (self.reader, *self.adapters, *self.stripes))
 
-    def reader_ns(self, transfer: Transfer, load: float = 0.0) -> float:
+    def reader_ns(self, transfer: Transfer, load: float) -> float:
         """Work at the reader while others load the path to `load` (0..1)."""
         latency_ns = self.profile.latency_ns(transfer.write, load)
-        return max(self.reader.bytes_ns(transfer), transfer.num_bytes * latency_ns / self.profile.outstanding_bytes)
+        return transfer.num_bytes * max(
+            self.reader.ns_per_byte(transfer.write), latency_ns / self.profile.outstanding_bytes
+        )
 
     def works_ns(self, transfer: Transfer) -> list[float]:
         """Work at each of `links`, in their order, with nobody else on the path."""
-        profile = self.profile
-        pieces_ns = transfer.pieces * profile.op_ns
-        return [
-            self.reader_ns(transfer),
-            *[profile.request_ns + max(leg.bytes_ns(transfer), pieces_ns * leg.share) for leg in self.adapters],
-            *[leg.bytes_ns(transfer) for leg in self.stripes],
-        ]
+        num_bytes, profile = transfer.num_bytes, self.profile
+        works = [num_bytes * cost for cost in (self._write_ns_per_byte if transfer.write else self._read_ns_per_byte)]
+        if profile.op_ns or profile.request_ns:
+            pieces_ns = transfer.pieces * profile.op_ns
+            for i, leg in enumerate(self.adapters, start=1):
+                works[i] = profile.request_ns + max(works[i], pieces_ns * leg.share)
+        return works
 
     def late_ns(self, transfer: Transfer, load: float = 0.0) -> int:
         """What a transfer takes beside its links: set-up and one latency."""
         return self.profile.setup_ns + ceil(self.profile.latency_ns(transfer.write, load))
+
+    @cached_property
+    def _read_ns_per_byte(self) -> list[float]:
+        return self._ns_per_byte(write=False)
+
+    @cached_property
+    def _write_ns_per_byte(self) -> list[float]:
+        return self._ns_per_byte(write=True)
+
+    def _ns_per_byte(self, write: bool) -> list[float]:
+        legs = (*self.adapters, *self.stripes)
+        return [self.reader_ns(Transfer(1, 1, write), 0.0), *[leg.ns_per_byte(write) for leg in legs]]
 
     def idle_ns(self, transfer: Transfer) -> int:
         """Time of the transfer with nobody else on the path: the closed form."""

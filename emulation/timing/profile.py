@@ -59,7 +59,7 @@ class Profile:
     def latency_ns(self, write: bool = False, load: float = 0.0) -> float:
         """Latency of one access while others load the path's busiest link to `load` (0..1)."""
         unloaded = self.write_latency_ns if write else self.read_latency_ns
-        return unloaded * latency_factor(self.loaded_latency, load)
+        return unloaded * latency_factor(self.loaded_latency, load) if load else unloaded
 
 
 def latency_factor(curve: tuple[tuple[float, float], ...], load: float) -> float:

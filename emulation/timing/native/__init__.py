@@ -1,4 +1,4 @@
-"""The injector's C part: dependent reads stalled to a latency. Knows ctypes and the compiler, no stores.
+"""What Python is too slow for: dependent reads stalled to a latency, and streams. Knows ctypes and the compiler, no stores.
 
 Built on first use into this folder, or again when the source has changed."""
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from emulation.errors import MachineError
 
-_SOURCE = Path(__file__).parent / "stall.c"
-_FLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-shared")
+_FOLDER = Path(__file__).parent
+_FLAGS = ("-std=gnu11", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-shared")
 
 
 def chase(rows_address: int, stride_bytes: int, row: int, num_reads: int, latency_ns: float) -> tuple[int, int, int]:
@@ -29,6 +29,29 @@ def chase(rows_address: int, stride_bytes: int, row: int, num_reads: int, latenc
     return int(elapsed_ns), late.value, at.value
 
 
+BLOCK_BYTES = 64 << 10  # a stream moves whole blocks of this size
+
+
+class Stream:
+    """One thread's pass over memory, again and again; run() returns after stop(), which any thread may call."""
+
+    def __init__(self) -> None:
+        self._stop = ctypes.c_int32(0)
+
+    def run(self, address: int, size_bytes: int, write: bool = False, pace_ns: int = 0) -> int:
+        """Read (or overwrite) [address, address + size_bytes) in whole blocks, one each `pace_ns` at the most (0: as fast
+        as memory gives). Returns bytes moved. The address is not checked."""
+        assert size_bytes > 0 and size_bytes % BLOCK_BYTES == 0
+        total = ctypes.c_uint64(0)
+        moved = _load().timing_stream(
+            address, size_bytes, write, pace_ns, ctypes.byref(self._stop), ctypes.byref(total)
+        )
+        return int(moved)
+
+    def stop(self) -> None:
+        self._stop.value = 1
+
+
 @cache
 def _ticks_per_ns() -> float:
     return float(_load().timing_ticks_per_ns())
@@ -41,20 +64,30 @@ def _load() -> Any:
     loaded.timing_ticks_per_ns.restype = ctypes.c_double
     loaded.timing_chase.restype = int64
     loaded.timing_chase.argtypes = (ctypes.c_void_p, int64, pointer, int64, ctypes.c_uint64, pointer)
+    loaded.timing_stream.restype = int64
+    loaded.timing_stream.argtypes = (
+        ctypes.c_void_p,
+        int64,
+        ctypes.c_int32,
+        int64,
+        ctypes.POINTER(ctypes.c_int32),
+        ctypes.POINTER(ctypes.c_uint64),
+    )
     return loaded
 
 
 def _build() -> Path:
-    """The library of this very source; its name carries the source's hash, so that a stale one is never loaded."""
-    digest = hashlib.sha256(" ".join(_FLAGS).encode() + _SOURCE.read_bytes()).hexdigest()[:16]
-    library = _SOURCE.with_name(f"libstall-{digest}.so")
+    """The library of these very sources; its name carries their hash, so that a stale one is never loaded."""
+    sources = sorted(_FOLDER.glob("*.c"))
+    content = b"\0".join([" ".join(_FLAGS).encode(), *(source.read_bytes() for source in sources)])
+    library = _FOLDER / f"libstall-{hashlib.sha256(content).hexdigest()[:16]}.so"
     if library.exists():
         return library
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
         raise MachineError("injector: no C compiler; install one (apt-get install gcc libc6-dev) or set CC")
     unfinished = library.with_name(f".libstall.{os.getpid()}.so")
-    command = [compiler, *_FLAGS, "-o", str(unfinished), str(_SOURCE)]
+    command = [compiler, *_FLAGS, "-o", str(unfinished), *map(str, sources)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise MachineError(f"injector: {' '.join(command)} ended with {result.returncode}:\n{result.stderr}")

@@ -51,6 +51,20 @@ def test_writes_take_the_write_side_and_land(store):
     assert np.array_equal(read(store, rows)[1], values)
 
 
+def test_rows_gathered_into_slots_take_as_long_whether_or_not_the_store_below_can(store):
+    rows, slots = np.array([9, 8, 7]), np.array([0, 3, 1])
+    below = TimedStore(store, path(), VirtualClock())
+    times, buffers = [], []
+    for inner in (store, below):
+        timed, buffer = TimedStore(inner, path(), VirtualClock()), np.zeros((4, LAYOUT.row_bytes), np.uint8)
+        timed._slot_reader = timed._slot_reader if inner is store else None
+        times.append(timed.read_rows_into_slots(rows, buffer, slots))
+        buffers.append(buffer)
+    assert times == [path().idle_ns(Transfer(3, 3 * 704))] * 2
+    assert np.array_equal(buffers[0], buffers[1])
+    assert np.array_equal(buffers[0][slots], read(store, rows)[1])
+
+
 def test_bytes_are_charged_by_the_lines_they_touch(store):
     timed, out = TimedStore(store, path(), VirtualClock()), np.empty(2, np.uint8)
     timed.read_bytes(62, out)
