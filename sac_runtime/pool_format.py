@@ -131,12 +131,13 @@ class PoolGeometry:
     @property
     def batch_entries(self) -> int:
         """Journal entries that one commit covers at most."""
-        return min(MAX_BATCH, max(4, self.blocks_per_host))
+        return min(MAX_BATCH, self.blocks_per_host)
 
     @property
     def journal_slots(self) -> int:
-        """Twice the blocks, so that carrying live entries forward costs at most one copy an entry on average; and slack."""
-        return 2 * self.blocks_per_host + 4 * self.batch_entries
+        """Twice what may be live, so that carrying live entries forward costs one copy an entry on average at most; a batch to write
+        and one to carry."""
+        return 2 * (self.blocks_per_host + self.batch_entries)
 
     @property
     def metadata_bytes(self) -> int:
