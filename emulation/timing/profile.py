@@ -1,12 +1,12 @@
 """Profiles: what one reader sees of one memory tier, each number beside its source.
 Knows YAML files and figures, no clock and no link.
 
-A file holds `name`, `tier`, `summary` and the figures of `Profile`; a figure is `{value: 220, source: "arXiv ..."}`,
+A file holds `name`, `tier`, `read_by`, `summary` and the figures of `Profile`; a figure is `{value: 220, source: "arXiv ..."}`,
 and one that nobody published says `source: assumed ...`. Bandwidths are in bytes per ns, which is GB/s."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -17,13 +17,16 @@ import yaml
 from emulation.errors import InputError
 
 TIERS = ("dram", "numa", "cxl", "rdma")
+READERS = ("cpu", "gpu")
+GPU_SUFFIX = "@gpu"
+GPU_READER = "sac-gpu-dram"  # whose reader's figures `NAME@gpu` takes
 PROFILE_FOLDER = Path(__file__).parent / "profiles"
 USER_FOLDER_VARIABLE = "CXLBED_PROFILES"
 
 _COUNTS = ("read_latency_ns", "write_latency_ns", "setup_ns", "floor_ns", "request_ns", "op_ns")
 _POSITIVE_COUNTS = ("outstanding_bytes", "num_devices")
 _LINKS = ("reader", "adapter", "port", "device")
-_TEXTS = ("name", "tier", "summary")
+_TEXTS = ("name", "tier", "read_by", "summary")
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Profile:
 
     name: str
     tier: str
+    read_by: str  # cpu: one core; gpu: over PCIe
     summary: str
     read_latency_ns: int  # one dependent 64 B read
     write_latency_ns: int  # one 64 B write until it is durable in the tier
@@ -80,14 +84,41 @@ def profile_names() -> list[str]:
 
 @cache
 def load_profile(name_or_path: str) -> Profile:
-    """The profile of that name, or in that file (a path ends in .yaml).
+    """The profile of that name, or in that file (a path ends in .yaml). `NAME@gpu`: the same tier read by a GPU.
     Raises InputError where there is none, or with every finding in the file."""
+    if name_or_path.endswith(GPU_SUFFIX):
+        return read_by_gpu(load_profile(name_or_path.removesuffix(GPU_SUFFIX)))
     path = Path(name_or_path) if name_or_path.endswith(".yaml") else _find(name_or_path)
     try:
         text = path.read_text()
     except OSError as exc:
         raise InputError(f"profile file {path}: {exc.strerror or exc}; name a file that can be read") from exc
     return parse_profile(text, str(path))
+
+
+def read_by_gpu(tier: Profile) -> Profile:
+    """A CPU's profile as a GPU would see the same tier: the reader's figures are those of GPU_READER, and the tier's latency
+    comes on top of what that GPU takes to reach over PCIe (assumed to add up). Raises InputError for a GPU's profile."""
+    if tier.read_by == "gpu":
+        raise InputError(f"profile {tier.name}: read_by='gpu' already; take it without {GPU_SUFFIX}")
+    gpu = load_profile(GPU_READER)
+    taken = ("setup_ns", "floor_ns", "outstanding_bytes", "reader.read_bytes_per_ns", "reader.write_bytes_per_ns")
+    sources = {**tier.sources, **{name: gpu.sources[name] for name in taken}}
+    for name in ("read_latency_ns", "write_latency_ns"):
+        sources[name] = f"{tier.sources[name]}; plus a GPU's {gpu.read_latency_ns} ns over PCIe (assumed to add up)"
+    return replace(
+        tier,
+        name=tier.name + GPU_SUFFIX,
+        read_by="gpu",
+        summary=f"{tier.summary.removesuffix(', one core')}, read by a GPU of the SAC testbed",
+        read_latency_ns=tier.read_latency_ns + gpu.read_latency_ns,
+        write_latency_ns=tier.write_latency_ns + gpu.write_latency_ns,
+        setup_ns=gpu.setup_ns,
+        floor_ns=gpu.floor_ns,
+        outstanding_bytes=gpu.outstanding_bytes,
+        reader=gpu.reader,
+        sources=sources,
+    )
 
 
 def parse_profile(text: str, owner: str) -> Profile:
@@ -101,8 +132,9 @@ def parse_profile(text: str, owner: str) -> Profile:
     problems = _Problems(owner)
     problems.compare_keys("", tree, _keys())
     texts: dict[str, Any] = {key: problems.text(tree, key) for key in _TEXTS}
-    if texts["tier"] not in TIERS:
-        problems.add("tier", texts["tier"], f"must be one of {', '.join(TIERS)}")
+    for key, allowed in (("tier", TIERS), ("read_by", READERS)):
+        if texts[key] not in allowed:
+            problems.add(key, texts[key], f"must be one of {', '.join(allowed)}")
     sources: dict[str, str] = {}
     figures: dict[str, Any] = {key: problems.count(tree, key, sources, 0) for key in _COUNTS}
     figures |= {key: problems.count(tree, key, sources, 1) for key in _POSITIVE_COUNTS}

@@ -62,6 +62,16 @@ def test_a_bad_figure_is_named_with_its_rule(old, new, said):
     assert said in str(caught.value)
 
 
+def test_a_tier_read_by_a_gpu_takes_the_gpu_s_reader_and_adds_its_latency():
+    core, gpu, dram = (load_profile(name) for name in ("cxl-switched-750", "cxl-switched-750@gpu", "sac-gpu-dram"))
+    assert (gpu.name, gpu.tier, gpu.read_by) == ("cxl-switched-750@gpu", "cxl", "gpu")
+    assert gpu.read_latency_ns == 750 + dram.read_latency_ns
+    assert (gpu.reader, gpu.setup_ns, gpu.outstanding_bytes) == (dram.reader, dram.setup_ns, dram.outstanding_bytes)
+    assert (gpu.device, gpu.loaded_latency, gpu.op_ns) == (core.device, core.loaded_latency, core.op_ns)
+    with pytest.raises(InputError, match="take it without @gpu"):
+        load_profile("sac-gpu-cxl@gpu")
+
+
 @pytest.mark.parametrize("text", ["", "- 1", "a: [", "{}"])
 def test_what_is_no_profile_at_all_is_refused(text):
     with pytest.raises(InputError):
