@@ -8,7 +8,7 @@ import posixpath
 import shlex
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,8 +92,8 @@ class Session:
             f"{self._name()} did not answer over SSH within {deadline_s:.0f} s: {failure}{self._tail()}"
         )
 
-    def run(self, command: str, stdin: bytes = b"", check: bool = True, name: str | None = None) -> Outcome:
-        """Run a shell command. name: what to call it in an error, where the command is long.
+    def run(self, command: str, stdin: Iterable[bytes] = (), check: bool = True, name: str | None = None) -> Outcome:
+        """Run a shell command. stdin: in pieces, sent as the command reads them; name: what to call it in an error, if it is long.
         Raises CommandError if it ends with another status than 0 and `check` holds."""
         channel = self._connection.create_session()
         with channel:
@@ -115,7 +115,9 @@ class Session:
             raise CommandError(outcome.command, status, outcome.stderr)
         return outcome
 
-    def python(self, target: str, arguments: Sequence[str] = (), stdin: bytes = b"", check: bool = True) -> Outcome:
+    def python(
+        self, target: str, arguments: Sequence[str] = (), stdin: Iterable[bytes] = (), check: bool = True
+    ) -> Outcome:
         """Run a Python module (a dotted name) or script (a path in the guest) with the runtime on its path."""
         how = [target] if "/" in target else ["-m", target]
         words = ["env", f"PYTHONPATH={PYTHON_PATH}", "python3", *how, *arguments]
@@ -125,7 +127,7 @@ class Session:
         """Write `content`, or a file of this machine, to `path` in the guest."""
         folder = posixpath.dirname(path)
         raw = content.read_bytes() if isinstance(content, Path) else content
-        self.run(f"mkdir -p {shlex.quote(folder)} && cat >{shlex.quote(path)}", stdin=raw)
+        self.run(f"mkdir -p {shlex.quote(folder)} && cat >{shlex.quote(path)}", stdin=[raw])
 
     def get(self, path: str) -> bytes:
         """The content of the file `path` in the guest."""
@@ -189,10 +191,11 @@ def _run_script(session: Session, calls: list[str], name: str) -> Inventory:
     return inventory.parse(session.run(f"exec sh -c {shlex.quote(script)}", name=name).text)
 
 
-def _feed(channel: paramiko.Channel, stdin: bytes) -> None:
+def _feed(channel: paramiko.Channel, stdin: Iterable[bytes]) -> None:
     """Send beside the reading, so that neither side waits for the other with its window full."""
     with suppress(OSError):  # the command ended without reading all: its status tells more
-        channel.sendall(stdin)
+        for piece in stdin:
+            channel.sendall(piece)
         channel.shutdown_write()
 
 

@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 
 from sac_runtime.layout import ByteArray, IntArray, KvLayout, LayerFirst
+from sac_runtime.placement import RowTable
 from sac_runtime.store import KvStore
 
 POISON_BYTE = 0xFF  # NaN in e4m3, bf16 and fp32 alike
@@ -30,17 +31,19 @@ def canary_row(layout: KvLayout, layer: int) -> ByteArray:
     return np.frombuffer(hashlib.shake_128(b"layer %d" % layer).digest(layout.row_bytes), np.uint8).reshape(1, -1)
 
 
-def write_canaries(store: KvStore, placement: LayerFirst, token: int) -> None:
+def write_canaries(store: KvStore, placement: LayerFirst | RowTable, token: int, num_layers: int) -> None:
     """Give every layer its canary at `token`, a row kept free for it in each layer."""
-    for layer in range(placement.num_layers):
+    for layer in range(num_layers):
         store.write_rows(placement.rows(layer, np.array([token])), canary_row(store.layout, layer))
 
 
-def layers_with_wrong_canary(store: KvStore, placement: LayerFirst, token: int) -> list[int]:
+def layers_with_wrong_canary(
+    store: KvStore, placement: LayerFirst | RowTable, token: int, num_layers: int
+) -> list[int]:
     """Layers whose row at `token` is not their canary: their offset, stride or store is wrong. Empty if all is well."""
     found = np.empty((1, store.layout.row_bytes), np.uint8)
     wrong = []
-    for layer in range(placement.num_layers):
+    for layer in range(num_layers):
         store.read_rows(placement.rows(layer, np.array([token])), found)
         if not np.array_equal(found, canary_row(store.layout, layer)):
             wrong.append(layer)

@@ -1,9 +1,12 @@
 """Joins the verbs to one command and turns our errors into exit statuses. Knows verbs, does no work."""
 
+import signal
 import sys
+from types import FrameType
 
 import typer
 
+from emulation.cli import bedfile, beds, machine, run
 from emulation.errors import CxlbedError
 from guest.errors import GuestError
 from qemu_configs.errors import BedFileError
@@ -11,10 +14,23 @@ from sac_runtime.errors import SacError
 from sac_runtime.label import LabelMixError
 
 app = typer.Typer(name="cxlbed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command()(bedfile.check)
+app.command()(bedfile.render)
+app.command()(bedfile.schema)
+app.command()(machine.doctor)
+app.add_typer(machine.image_app, name="image")
+app.command()(run.run)
+app.command()(beds.up)
+app.command()(beds.status)
+app.command("exec", context_settings={"ignore_unknown_options": True})(beds.execute)
+app.command()(beds.ssh)
+app.command()(beds.console)
+app.command()(beds.down)
 
 
 def main() -> None:
     """Run `cxlbed`; the one place that exits."""
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except (CxlbedError, GuestError, BedFileError, SacError, LabelMixError) as error:
@@ -22,3 +38,8 @@ def main() -> None:
         sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _terminated(_signal: int, _frame: FrameType | None) -> None:
+    """Leave through every `finally` on the way, as Ctrl-C does."""
+    sys.exit(128 + signal.SIGTERM)

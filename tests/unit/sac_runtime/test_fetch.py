@@ -101,13 +101,13 @@ def test_decode_equals_dense_attention_over_the_chosen_entries(layout, residency
     config = FetchConfig(LAYERS, TOP_K, capacity=TOP_K + 4, residency=residency)
     with MappedStore.anonymous(layout, placement.num_rows) as store:
         poison_rows(store, np.arange(store.num_rows))
-        write_canaries(store, placement, token=capacity)
+        write_canaries(store, placement, token=capacity, num_layers=LAYERS)
         home = Home(store, placement)
         prefill(home, sequence, num_tokens)
         with Request(home, config, num_tokens, capacity) as request:
             decode(request, sequence, 30, assert_close)
             counters = layer_counters([request])
-        assert layers_with_wrong_canary(store, placement, token=capacity) == []
+        assert layers_with_wrong_canary(store, placement, token=capacity, num_layers=LAYERS) == []
         held = np.empty((num_tokens + 30, layout.row_bytes), np.uint8)
         for layer in range(LAYERS):
             home.read(layer, np.arange(num_tokens + 30), held)
@@ -267,8 +267,8 @@ def test_the_canaries_notice_a_wrong_layer_offset_and_a_wrong_stride():
     layout = KvLayout.fp8()
     placement = LayerFirst(LAYERS, 40)
     with MappedStore.anonymous(layout, placement.num_rows) as store:
-        write_canaries(store, placement, token=39)
-        assert layers_with_wrong_canary(store, OffByOneLayer(LAYERS, 40), token=39) == [0, 1, 2]
-        assert layers_with_wrong_canary(store, LayerFirst(LAYERS, 39), token=38) == [0, 1, 2]
+        write_canaries(store, placement, token=39, num_layers=LAYERS)
+        assert layers_with_wrong_canary(store, OffByOneLayer(LAYERS, 40), token=39, num_layers=LAYERS) == [0, 1, 2]
+        assert layers_with_wrong_canary(store, LayerFirst(LAYERS, 39), token=38, num_layers=LAYERS) == [0, 1, 2]
         store.layout = KvLayout.fp8(padded=False)
-        assert layers_with_wrong_canary(store, placement, token=39) == [0, 1, 2]
+        assert layers_with_wrong_canary(store, placement, token=39, num_layers=LAYERS) == [0, 1, 2]

@@ -1,0 +1,65 @@
+"""Verbs about this machine: doctor and image."""
+
+from typing import Annotated
+
+import typer
+
+from emulation.cli.output import JsonOption, write_json
+from emulation.cli.progress import progress
+
+image_app = typer.Typer(help="The guest image: build, list, prune.", no_args_is_help=True)
+
+
+def doctor(json: JsonOption = None) -> None:
+    """Check what this machine can do, each trap with its fix. Ends with 3 if the main job cannot run."""
+    from dataclasses import asdict
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from emulation.machines import doctor as checks
+
+    findings = checks.examine()
+    write_json(json, {"can_run": checks.can_run(findings), "findings": [asdict(finding) for finding in findings]})
+    if str(json) != "-":
+        table = Table("check", "verdict", "what was found", "what to do")
+        colours = {"ok": "green", "note": "yellow", "fail": "red"}
+        for finding in findings:
+            table.add_row(finding.check, f"[{colours[finding.verdict]}]{finding.verdict}", finding.detail, finding.fix)
+        Console().print(table)
+    if not checks.can_run(findings):
+        raise typer.Exit(3)
+
+
+@image_app.command("build")
+def image_build() -> None:
+    """Build the guest image, unless the cache holds it."""
+    from guest import image
+
+    with progress() as show:
+        built = image.ensure(show)
+    typer.echo(f"{built.hash} {built.folder}")
+
+
+@image_app.command("list")
+def image_list(json: JsonOption = None) -> None:
+    """List the images in the cache."""
+    from guest import image
+
+    current = image.STOCK.hash
+    rows = [
+        {"hash": held.hash, "folder": str(held.folder), "current": held.hash == current} for held in image.list_images()
+    ]
+    write_json(json, {"images": rows})
+    if str(json) != "-":
+        for row in rows:
+            typer.echo(f"{row['hash']!s} {row['folder']}{' (current)' if row['current'] else ''}")
+
+
+@image_app.command("prune")
+def image_prune(everything: Annotated[bool, typer.Option("--all", help="The current one too.")] = False) -> None:
+    """Remove images that no recipe here makes any more, and what killed builds left."""
+    from guest import image
+
+    removed = image.prune(keep=frozenset() if everything else frozenset({image.STOCK.hash}))
+    typer.echo(f"removed {len(removed)}: {', '.join(name for name in removed)}" if removed else "nothing to remove")

@@ -1,0 +1,80 @@
+"""KVM or TCG: a /dev/kvm that opens may not boot a kernel, so KVM is tried on the guest's own before it is chosen."""
+
+import hashlib
+import json
+import os
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulation.errors import MachineError
+from emulation.machines.state import Accelerator
+from guest.image import GuestImage
+
+KVM_DEVICE = Path("/dev/kvm")
+TRIAL_DEADLINE_S = 6.0  # hardware does it in less than one
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which accelerator beds run with here, and why."""
+
+    accelerator: Accelerator
+    reason: str
+
+
+def choose(wanted: str, image: GuestImage, emulator: str) -> Verdict:
+    """`wanted` is "auto", "kvm" or "tcg". Raises MachineError where KVM is wanted and does not boot the guest's kernel."""
+    if wanted == "tcg":
+        return Verdict("tcg", "asked for")
+    failure = _kvm_failure(image, emulator)
+    if failure is None:
+        return Verdict("kvm", "KVM boots the guest's kernel")
+    if wanted == "kvm":
+        raise MachineError(f"accelerator kvm: {failure}; use --accelerator tcg")
+    return Verdict("tcg", failure)
+
+
+def _kvm_failure(image: GuestImage, emulator: str) -> str | None:
+    """Why KVM cannot be used, or None. The trial's outcome is kept until the machine, QEMU or the image changes."""
+    if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+        return (
+            f"{KVM_DEVICE} is not there"
+            if not KVM_DEVICE.exists()
+            else f"{KVM_DEVICE} does not open for user {os.getuid()}"
+        )
+    version = subprocess.run([emulator, "--version"], capture_output=True, text=True, check=True).stdout
+    key = hashlib.sha256(f"{BOOT_ID.read_text()} {version} {image.hash}".encode()).hexdigest()[:16]
+    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cxlbed" / "kvm" / f"{key}.json"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(_try_kvm(image, emulator)))
+    outcome: str | None = json.loads(kept.read_text())
+    return outcome
+
+
+def _try_kvm(image: GuestImage, emulator: str) -> str | None:
+    """Boot the guest's kernel under KVM up to its own `panic=-1` reset: it has no root there, and needs none."""
+    command = [
+        emulator,
+        "-accel",
+        "kvm",
+        "-cpu",
+        "max,-hypervisor",
+        "-M",
+        "q35",
+        "-m",
+        "256",
+        "-nodefaults",
+        "-no-reboot",
+    ]
+    command += ["-display", "none", "-kernel", str(image.kernel), "-append", "panic=-1 rdinit=/none root=none"]
+    try:
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=TRIAL_DEADLINE_S, check=False)
+    except subprocess.TimeoutExpired:
+        return f"KVM did not boot the guest's kernel within {TRIAL_DEADLINE_S:.0f} s"
+    if completed.returncode != 0:
+        said = completed.stderr.strip()[-300:]
+        return f"KVM did not boot the guest's kernel: QEMU ended with status {completed.returncode}: {said}"
+    return None

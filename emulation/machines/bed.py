@@ -1,0 +1,395 @@
+"""A bed's life: up, status, down. Knows the order of things and how to leave nothing behind; not libvirt, not SSH."""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import sac_runtime
+from emulation.errors import InputError, MachineError
+from emulation.machines import accelerator, state
+from emulation.machines.hypervisor import EMBEDDED, HypervisorError
+from emulation.machines.state import BedFolder, BedRecord, HostRecord
+from guest import image
+from guest.image import GuestImage
+from guest.initramfs import write_initrd
+from guest.inventory import Inventory
+from guest.keys import guest_files, make_key
+from guest.provision import Session, provision
+from qemu_configs import render
+from qemu_configs.topology import Host, Topology
+
+Progress = Callable[[str], None]
+EMULATOR = "qemu-system-x86_64"
+PORT_TRIES = 3
+LOCK_DEADLINE_S = 300.0
+END_DEADLINE_S = 10.0
+RUNTIME_FOLDER = "/opt/cxlbed/sac_runtime"
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a bed is brought up, apart from what its file says. `memory_folder` holds the backing files of shared devices."""
+
+    uri: str = EMBEDDED
+    accelerator: str = "auto"
+    memory_folder: Path = Path("/dev/shm")
+    ready_deadline_s: float = 120.0
+
+
+class LaunchError(MachineError):
+    """A host did not start; carries the XML's path, libvirt's words and the tail of QEMU's log."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A bed that is up."""
+
+    folder: BedFolder
+    record: BedRecord
+    topology: Topology
+
+    @contextmanager
+    def session(self, host: str) -> Iterator[Session]:
+        """An SSH session to `host`, closed on leaving. Raises InputError for a host that the bed does not have."""
+        with _session(self.folder, self.host(host)) as session:
+            session.connect(deadline_s=30.0)
+            yield session
+
+    def host(self, name: str) -> HostRecord:
+        """The record of host `name`."""
+        for host in self.record.hosts:
+            if host.name == name:
+                return host
+        raise InputError(
+            f"bed '{self.record.name}': no host '{name}' (it has {', '.join(host.name for host in self.record.hosts)})"
+        )
+
+    def monitor(self, host: str, execute: str, **arguments: object) -> Any:
+        """One QMP command to the QEMU of `host`."""
+        return self.folder.hypervisor(self.record.uri).monitor(self.host(host).domain, execute, **arguments)
+
+    def logs(self) -> dict[str, str]:
+        """Each host's console and QEMU log, for whoever has to find out what went wrong."""
+        hypervisor = self.folder.hypervisor(self.record.uri)
+        paths = {f"{host.name} console": self.folder.console(host.name) for host in self.record.hosts}
+        paths |= {
+            f"{host.name} QEMU log": log for host in self.record.hosts if (log := hypervisor.log_path(host.domain))
+        }
+        return {name: path.read_text(errors="replace") for name, path in paths.items() if path.exists()}
+
+
+def up(bed_topology: Topology, name: str, options: Options, progress: Progress) -> Bed:
+    """Bring bed `name` up, or return it if it is up already; leaves nothing behind if that fails.
+
+    Raises BedFileError, MachineError, GuestError."""
+    started = time.monotonic()
+    folder = state.folder(name)
+    with folder.lock(LOCK_DEADLINE_S):
+        if standing := _standing(folder, bed_topology):
+            return standing
+        guest_image = image.ensure(progress)
+        verdict = accelerator.choose(options.accelerator, guest_image, _emulator())
+        record = _record(bed_topology, name, options, guest_image, verdict.accelerator)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        folder.write(record)
+        try:
+            record = _launch(folder, record, bed_topology, guest_image, progress)
+            record = _provision(folder, record, bed_topology, options, progress)
+        except BaseException:
+            _end(folder, record)
+            raise
+        record = replace(record, ready_s=round(time.monotonic() - started, 2))
+        folder.write(record)
+    return Bed(folder, record, bed_topology)
+
+
+@contextmanager
+def booted(bed_topology: Topology, name: str, options: Options, progress: Progress) -> Iterator[Bed]:
+    """Bed `name` while the body runs; it is ended with it, whatever happens."""
+    try:
+        yield up(bed_topology, name, options, progress)
+    finally:
+        down(name, progress)
+
+
+def find(name: str) -> Bed:
+    """The bed `name` that is up. Raises InputError where there is none."""
+    folder = state.folder(name)
+    record = folder.read()
+    if record is None or record.ready_s is None:
+        names = [known.path.name for known in state.all_folders()]
+        raise InputError(
+            f"bed '{name}': is not up ({'up are ' + ', '.join(names) if names else 'no bed is'}); try: cxlbed up {name}"
+        )
+    return Bed(folder, record, Topology.model_validate_json(record.topology_json))
+
+
+def down(name: str, progress: Progress) -> bool:
+    """End bed `name` and remove what it left, whatever state a killed command left it in. Returns whether there was one."""
+    folder = state.folder(name)
+    with folder.lock(LOCK_DEADLINE_S):
+        record = folder.read()
+        if record is None:
+            return False
+        progress(f"ending {name}")
+        _end(folder, record)
+    return True
+
+
+def down_all(progress: Progress) -> list[str]:
+    """End every bed of this user; returns their names."""
+    return [folder.path.name for folder in state.all_folders() if down(folder.path.name, progress)]
+
+
+def status() -> list[dict[str, Any]]:
+    """What every bed of this user is: name, topology, accelerator, hosts with their state and how to reach them."""
+    return [_status(folder, record) for folder in state.all_folders() if (record := folder.read())]
+
+
+def _status(folder: BedFolder, record: BedRecord) -> dict[str, Any]:
+    states = folder.hypervisor(record.uri).states([host.domain for host in record.hosts])
+    return {
+        "name": record.name,
+        "topology": record.topology_name,
+        "uri": record.uri,
+        "accelerator": record.accelerator,
+        "ready_s": record.ready_s,
+        "folder": str(folder.path),
+        "hosts": [
+            {
+                "name": host.name,
+                "state": states.get(host.domain, "gone"),
+                "ssh_port": host.ssh_port,
+                "domain": host.domain,
+            }
+            for host in record.hosts
+        ],
+    }
+
+
+def _standing(folder: BedFolder, wanted: Topology) -> Bed | None:
+    """The bed in `folder` if every host of it runs; what is left of any other is ended."""
+    record = folder.read()
+    if record is None:
+        return None
+    states = folder.hypervisor(record.uri).states([host.domain for host in record.hosts])
+    if record.ready_s is None or any(states.get(host.domain) != "running" for host in record.hosts):
+        _end(folder, record)
+        return None
+    if record.topology_json != wanted.model_dump_json():
+        raise InputError(
+            f"bed '{record.name}': is up from another bed file; end it (cxlbed down {record.name}) or give this one a --name"
+        )
+    return Bed(folder, record, wanted)
+
+
+def _record(
+    bed: Topology, name: str, options: Options, guest_image: GuestImage, chosen: state.Accelerator
+) -> BedRecord:
+    hosts = tuple(
+        HostRecord(host.name, f"cxlbed-{name}-{host.name}", str(uuid.uuid4()), ssh_port=0) for host in bed.hosts
+    )
+    return BedRecord(
+        name=name,
+        topology_json=bed.model_dump_json(),
+        topology_name=bed.name,
+        uri=options.uri,
+        accelerator=chosen,
+        image_hash=guest_image.hash,
+        memory_folder=str(options.memory_folder / f"cxlbed-{name}-{secrets.token_hex(4)}"),
+        hosts=hosts,
+        owner_pid=os.getpid(),
+    )
+
+
+def _launch(
+    folder: BedFolder, record: BedRecord, bed: Topology, guest_image: GuestImage, progress: Progress
+) -> BedRecord:
+    """Start every host; a port that someone else took meanwhile costs a new try with other ports."""
+    progress(f"starting {', '.join(host.name for host in record.hosts)} ({record.accelerator})")
+    Path(record.memory_folder).mkdir(parents=True)
+    hypervisor = folder.hypervisor(record.uri)
+    hypervisor.prepare()
+    folder.make_key()
+    for tries_left in reversed(range(PORT_TRIES)):
+        record = _with_free_ports(record)
+        folder.write(record)
+        xml_paths = [_write_host(folder, record, bed, guest_image, host) for host in record.hosts]
+        try:
+            hypervisor.start(xml_paths)
+            return record
+        except HypervisorError as error:
+            hypervisor.destroy([host.domain for host in record.hosts])
+            if tries_left and "host forwarding rule" in str(error):
+                continue
+            raise LaunchError(_launch_report(folder, record, error)) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _launch_report(folder: BedFolder, record: BedRecord, error: HypervisorError) -> str:
+    lines = [f"bed '{record.name}': QEMU did not start: {error}"]
+    hypervisor = folder.hypervisor(record.uri)
+    kept = Path(
+        shutil.copytree(
+            folder.path, state.kept_folder(record.name), ignore=shutil.ignore_patterns("*.initrd", "id_*", "*.sock")
+        )
+    )
+    for host in record.hosts:
+        lines.append(f"  domain XML: {kept / folder.xml(host.name).name}")
+        log = hypervisor.log_path(host.domain)
+        if log and log.exists():
+            lines += [
+                "  QEMU's log ends:",
+                *(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-8:]),
+            ]
+    return "\n".join(lines)
+
+
+def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image: GuestImage, host: HostRecord) -> Path:
+    """Write the host's initramfs (image plus what only this bed has) and its domain XML; returns the XML's path."""
+    host_key = make_key()
+    files: dict[str, bytes | Path] = dict(guest_files(host.name, folder.public_key.read_bytes(), host_key))
+    write_initrd(
+        guest_image.initrd, files | {RUNTIME_FOLDER: Path(sac_runtime.__file__).parent}, folder.initrd(host.name)
+    )
+    folder.know_host(host.ssh_port, host_key.public)
+    placement = render.Placement(
+        domain_name=host.domain,
+        uuid=host.uuid,
+        emulator=Path(_emulator()),
+        accelerator=record.accelerator,
+        kernel=guest_image.kernel,
+        initrd=folder.initrd(host.name),
+        kernel_cmdline=guest_image.cmdline,
+        disk=guest_image.disk,
+        ssh_port=host.ssh_port,
+        console=folder.console(host.name),
+        monitor=folder.path / f"{host.name}.qmp",
+        backing_folder=Path(record.memory_folder),
+    )
+    folder.xml(host.name).write_text(render.domain_xml(bed, bed.host(host.name), placement))
+    return folder.xml(host.name)
+
+
+def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Options, progress: Progress) -> BedRecord:
+    """Wait for every host, set its regions up and compare it with the bed file; side by side."""
+    stores: dict[str, dict[str, str]] = {}
+
+    def one(host: HostRecord) -> None:
+        with _session(folder, host) as session:
+            session.connect(deadline_s=options.ready_deadline_s)
+            progress(f"{host.name}: answers")
+            shown = provision(session, render.cxl_picture(bed, bed.host(host.name)))
+            stores[host.name] = _stores(bed, bed.host(host.name), shown)
+            progress(f"{host.name}: shows what the bed file promises")
+
+    side_by_side([partial(one, host) for host in record.hosts])
+    return replace(record, hosts=tuple(replace(host, stores=stores[host.name]) for host in record.hosts))
+
+
+def _stores(bed: Topology, host: Host, shown: Inventory) -> dict[str, str]:
+    """Every region and every NUMA node without CPUs, by name, as the runtime maps it."""
+    stores = {node.name: f"numa:{number}" for number, node in enumerate(host.numa_nodes, start=1)}
+    for region in host.regions:
+        found = shown.region_of([bed.device(name).serial for name in region.devices])
+        assert found is not None  # provision compared them
+        stores[region.name] = f"dax:{found.dax_path}" if region.mode == "devdax" else f"numa:{found.target_node}"
+    return stores
+
+
+def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run `jobs` in threads and raise the first error at once. The threads are daemons: neither Ctrl-C nor a failure of one
+    waits for another that still has minutes to its deadline."""
+    outcomes: list[Future[None]] = [Future() for _ in jobs]
+
+    def run(job: Callable[[], None], outcome: Future[None]) -> None:
+        try:
+            job()
+            outcome.set_result(None)
+        except BaseException as error:  # noqa: BLE001 - handed on to whoever waits for the outcome
+            outcome.set_exception(error)
+
+    for job, outcome in zip(jobs, outcomes, strict=True):
+        threading.Thread(target=run, args=(job, outcome), daemon=True).start()
+    done, _ = wait(outcomes, return_when=FIRST_EXCEPTION)
+    for outcome in done:
+        outcome.result()
+
+
+def _session(folder: BedFolder, host: HostRecord) -> Session:
+    return Session(host.ssh_port, folder.key, folder.known_hosts, folder.console(host.name))
+
+
+def _end(folder: BedFolder, record: BedRecord) -> None:
+    """End every domain, wait until its QEMU is gone, remove the files; the record goes last."""
+    domains = [host.domain for host in record.hosts]
+    try:
+        folder.hypervisor(record.uri).destroy(domains)
+    finally:
+        for host in record.hosts:
+            _end_emulator(host.uuid)
+    shutil.rmtree(record.memory_folder, ignore_errors=True)
+    folder.remove()
+
+
+def _end_emulator(domain_uuid: str) -> None:
+    """End the QEMU of that domain if it outlived libvirt's word, as one does whose start was cut off."""
+    give_up = time.monotonic() + END_DEADLINE_S
+    while pid := _emulator_pid(domain_uuid):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def _emulator_pid(domain_uuid: str) -> int | None:
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit():
+            continue
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue  # it ended, or is not ours to read
+        if domain_uuid.encode() in arguments and b"-uuid" in arguments:
+            return int(process.name)
+    return None
+
+
+def _with_free_ports(record: BedRecord) -> BedRecord:
+    """The record with loopback ports that nobody listens on and that no other bed has been given."""
+    taken = {host.ssh_port for folder in state.all_folders() if (other := folder.read()) for host in other.hosts}
+    hosts = []
+    for host in record.hosts:
+        port = _free_port(taken)
+        taken.add(port)
+        hosts.append(replace(host, ssh_port=port))
+    return replace(record, hosts=tuple(hosts))
+
+
+def _free_port(taken: set[int]) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in taken:
+            return port
+
+
+def _emulator() -> str:
+    path = shutil.which(EMULATOR)
+    if path is None:
+        raise MachineError(
+            f"{EMULATOR}: not found in PATH; run scripts/setup, or install QEMU >= 9.0 (Debian: qemu-system-x86)"
+        )
+    return path

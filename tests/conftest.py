@@ -1,0 +1,20 @@
+"""Rules of the whole suite: in CI (CXLBED_NO_SKIPS=1) a skip that is not expected here is a failure."""
+
+import os
+
+import pytest
+
+# What the machines of CI cannot have, worded as the tests' skips word it.
+EXPECTED_SKIPS: tuple[str, ...] = ()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    if not report.skipped or not os.environ.get("CXLBED_NO_SKIPS"):
+        return
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    if not any(expected in reason for expected in EXPECTED_SKIPS):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped in CI, which did not expect it: {reason}"
