@@ -1,0 +1,345 @@
+"""One server: GPUs in lockstep that prefill, decode and fetch. Knows rates and queues; costs come from CostModel, bytes and
+loads go to Links, results to a Recorder; SimPy turns the clock.
+
+Rules, and where they come from:
+- A request is computed on one GPU (DP attention) and waits there until its HBM fits (admission by capacity), first in,
+  first out.
+- All GPUs step together, and a server in which any GPU prefills does not decode (SGLang's scheduler with DP attention:
+  prefill first, ranks without one idle along).
+- Where the policy prefetches, a prefix is moved whole before its prefill, one a GPU at a time; the transfers of a server
+  share its transfer engine equally. While any is in flight, the server computes slower by `prefetch_slowdown`. New KV is
+  moved out in the same way beside the prefill, and back beside the first steps.
+- A batch of constant composition advances at one rate, so an event is a change of composition, not a token; rates follow
+  from `_set_rates` after each. Times are floats in ns: fractions matter to the conservation of bytes."""
+
+from collections import deque
+from collections.abc import Callable
+from math import inf
+from typing import Any, NamedTuple
+
+import simpy
+
+from emulation.serving.costs import NO_COST, CostModel, RequestCost
+from emulation.serving.links import Fabric, Flow, spread
+from emulation.serving.metrics import Recorder, StepShares
+from emulation.serving.progress import Progress
+from emulation.serving.workload import Request
+
+REFRESH_NS = 1e9  # servers that share devices look at one another's load at least so often,
+CROWDED_REFRESH_NS = 5e7  # and so often where it exceeds
+CROWDED_LOAD = 0.7
+
+
+class Job:
+    """A request on its way through a server."""
+
+    __slots__ = ("arrived_ns", "cost", "first_token_ns", "gpu", "request")
+
+    def __init__(self, request: Request, cost: RequestCost, gpu: "Gpu", now_ns: float) -> None:
+        self.request, self.cost, self.gpu = request, cost, gpu
+        self.arrived_ns = now_ns
+        self.first_token_ns = 0.0
+
+
+class Transfer(NamedTuple):
+    """A whole-prefix transfer of `work_ns` alone on the server; `before_prefill`: the job's prefill waits for it."""
+
+    job: Job
+    work_ns: float
+    num_bytes: int
+    write: bool
+    before_prefill: bool
+
+
+class Gpu:
+    """Queues and sums of one GPU."""
+
+    __slots__ = ("entries", "free_hbm_bytes", "index", "moving", "outstanding", "prefilling", "ready", "running", "to_move",
+                 "tokens", "waiting")  # fmt: skip
+
+    def __init__(self, index: int, hbm_bytes: int) -> None:
+        self.index = index
+        self.free_hbm_bytes = hbm_bytes
+        self.waiting: deque[Job] = deque()  # for HBM
+        self.to_move: deque[Transfer] = deque()
+        self.moving: Transfer | None = None
+        self.ready: deque[Job] = deque()  # for prefill
+        self.prefilling: Job | None = None
+        self.running: set[Job] = set()
+        self.outstanding = 0
+        self.entries = 0.0  # missed a layer and step, of all that run
+        self.tokens = 0.0  # of context, of all that run
+
+
+class Server:
+    """GPUs in lockstep over shared links. `submit` takes a request; `on_finish` is called when one is done."""
+
+    def __init__(
+        self, number: int, env: Any, costs: CostModel, fabric: Fabric, recorder: Recorder, on_finish: Callable[[], None]
+    ) -> None:
+        spec = costs.spec
+        self._env, self._costs, self._fabric, self._on_finish = env, costs, fabric, on_finish
+        self._recorder, self._meter = recorder, recorder.meter()
+        self._routes = fabric.server_routes(number)
+        self._nics = fabric.server_nics(number)
+        self._shares_devices = spec.policy.home == "pool" and spec.num_servers > 1
+        self.gpus = [Gpu(index, spec.server.hbm_kv_bytes) for index in range(spec.server.num_gpus)]
+        self._transfers: Progress[Gpu] = Progress()
+        self._loads: Progress[Gpu] = Progress()
+        self._prefills: Progress[Gpu] = Progress()
+        self._decodes: Progress[Job] = Progress()
+        self._stages: tuple[Progress[Any], ...] = (self._transfers, self._loads, self._prefills, self._decodes)
+        self._now_ns = 0.0
+        self._schedule_number = 0
+        self._in_event = False
+        self._longest_stale = False
+        self._longest_tokens = 0.0
+        self._num_waiting = 0
+        self._num_prefetching = 0
+        self._step_shares = StepShares(0.0, 0.0)
+        self._step_flow: Flow = {}  # bytes a decode step, by link
+        self._load_flow: Flow = {}  # bytes a ns of load progress
+        self._prefill_flow: Flow = {}  # bytes a ns of prefill progress
+        self._transfer_flow: Flow = {}  # bytes a ns of transfer progress
+        self._flow: Flow = {}  # bytes a ns now
+        self._others_load = 0.0  # on the busiest link that this server uses
+        self.outstanding = 0
+
+    def submit(self, request: Request, cached_len: int) -> None:
+        """Take a request now."""
+        self._advance(self._env.now)
+        gpu = min(self.gpus, key=_outstanding)
+        gpu.outstanding += 1
+        self.outstanding += 1
+        cost = self._costs.of_request(request.prompt_len, request.output_len, cached_len)
+        gpu.waiting.append(Job(request, cost, gpu, self._now_ns))
+        self._num_waiting += 1
+        self._admit(gpu)
+        if not self._in_event:
+            self._set_rates()
+
+    def _advance(self, now_ns: float) -> None:
+        """Let time pass at the present rates: work, bytes and the recorder's integrals."""
+        elapsed_ns = now_ns - self._now_ns
+        if elapsed_ns <= 0:
+            return
+        self._now_ns = now_ns
+        steps = self._decodes.rate * elapsed_ns
+        links = self._fabric.links
+        links.carry(self._step_flow, steps)
+        links.carry(self._load_flow, self._loads.rate * elapsed_ns)
+        links.carry(self._prefill_flow, self._prefills.rate * elapsed_ns)
+        links.carry(self._transfer_flow, self._transfers.rate * elapsed_ns)
+        for progress in self._stages:
+            progress.advance(elapsed_ns)
+        num_prefilling = len(self._loads) + len(self._prefills)
+        self._meter.wait(elapsed_ns, self._num_waiting, self._num_prefetching, num_prefilling)
+        self._meter.decode(elapsed_ns, len(self._decodes), steps, self._step_shares)
+
+    def _on_time(self, schedule_number: int, due: Progress[Any] | None) -> None:
+        if schedule_number != self._schedule_number:
+            return
+        self._advance(self._env.now)
+        if due is not None:
+            due.advance_to_first()
+        self._in_event = True
+        for gpu in self._transfers.pop_ended():
+            self._end_transfer(gpu)
+        for gpu in self._loads.pop_ended():
+            assert gpu.prefilling is not None
+            self._prefills.add(gpu.prefilling.cost.prefill_ns, gpu)
+            self._move_new(gpu.prefilling, write=True)
+        for gpu in self._prefills.pop_ended():
+            self._end_prefill(gpu)
+        for job in self._decodes.pop_ended():
+            self._end_decode(job)
+        self._in_event = False
+        self._set_rates()
+
+    def _admit(self, gpu: Gpu) -> None:
+        """Let requests in whose HBM fits, in order, and start what the GPU has free hands for."""
+        while gpu.waiting and gpu.waiting[0].cost.hbm_bytes <= gpu.free_hbm_bytes:
+            job = gpu.waiting.popleft()
+            gpu.free_hbm_bytes -= job.cost.hbm_bytes
+            cost = job.cost
+            if cost.prefetch_ns:
+                self._num_waiting -= 1
+                self._num_prefetching += 1
+                self._move(Transfer(job, cost.prefetch_ns, cost.prefetch_bytes, write=False, before_prefill=True))
+            else:
+                gpu.ready.append(job)
+        if gpu.ready and gpu.prefilling is None:
+            self._start_prefill(gpu, gpu.ready.popleft())
+
+    def _start_prefill(self, gpu: Gpu, job: Job) -> None:
+        gpu.prefilling = job
+        self._num_waiting -= 1
+        self._loads.add(job.cost.load_ns, gpu)
+
+    def _move_new(self, job: Job, write: bool) -> None:
+        """Move a request's new KV out, or back in, beside what the GPUs do."""
+        if job.cost.new_transfer_ns:
+            num_bytes = job.cost.new_transfer_bytes
+            self._move(Transfer(job, job.cost.new_transfer_ns, num_bytes, write, before_prefill=False))
+
+    def _move(self, transfer: Transfer) -> None:
+        """Queue a transfer on its GPU; they go one after the other."""
+        gpu = transfer.job.gpu
+        gpu.to_move.append(transfer)
+        if gpu.moving is None:
+            self._start_transfer(gpu)
+
+    def _start_transfer(self, gpu: Gpu) -> None:
+        gpu.moving = gpu.to_move.popleft()
+        self._transfers.add(gpu.moving.work_ns, gpu)
+
+    def _end_transfer(self, gpu: Gpu) -> None:
+        assert gpu.moving is not None
+        ended, gpu.moving = gpu.moving, None
+        if gpu.to_move:
+            self._start_transfer(gpu)
+        if ended.before_prefill:
+            self._num_prefetching -= 1
+            self._num_waiting += 1
+            gpu.ready.append(ended.job)
+            self._admit(gpu)
+
+    def _end_prefill(self, gpu: Gpu) -> None:
+        job = gpu.prefilling
+        assert job is not None
+        gpu.prefilling = None
+        job.first_token_ns = self._now_ns
+        self._move_new(job, write=False)
+        gpu.running.add(job)
+        gpu.entries += job.cost.entries
+        gpu.tokens += job.cost.context_tokens
+        self._longest_tokens = max(self._longest_tokens, job.cost.context_tokens)
+        if job.request.output_len > 1:
+            self._decodes.add(job.request.output_len - 1, job)
+        else:
+            self._end_decode(job)
+        self._admit(gpu)
+
+    def _end_decode(self, job: Job) -> None:
+        gpu = job.gpu
+        gpu.running.discard(job)
+        gpu.outstanding -= 1
+        self.outstanding -= 1
+        gpu.free_hbm_bytes += job.cost.hbm_bytes
+        gpu.entries = gpu.entries - job.cost.entries if gpu.running else 0.0
+        gpu.tokens = gpu.tokens - job.cost.context_tokens if gpu.running else 0.0
+        self._longest_stale |= job.cost.context_tokens >= self._longest_tokens
+        self._recorder.finish(job.request, job.arrived_ns, job.first_token_ns, self._now_ns, job.cost.entries)
+        self._admit(gpu)
+        self._on_finish()
+
+    def _set_rates(self) -> None:
+        """New rates after a change of composition, the flows that follow from them, and the time of the next event."""
+        speed = 1 - self._costs.spec.costs.prefetch_slowdown if len(self._transfers) else 1.0
+        self._others_load = 0.0
+        self._set_transfers()
+        self._set_loads(speed)
+        self._set_prefills(speed)
+        self._set_decodes(speed)
+        flow: dict[int, float] = {}
+        for part, rate in (
+            (self._step_flow, self._decodes.rate),
+            (self._load_flow, self._loads.rate),
+            (self._prefill_flow, self._prefills.rate),
+            (self._transfer_flow, self._transfers.rate),
+        ):
+            if rate:
+                for link, num_bytes in part.items():
+                    flow[link] = flow.get(link, 0.0) + num_bytes * rate
+        self._fabric.links.exchange(self._flow, flow)
+        self._flow = flow
+        self._schedule()
+
+    def _set_transfers(self) -> None:
+        self._transfers.rate = 1 / max(1, len(self._transfers))
+        self._transfer_flow = {
+            self._nics[gpu.index] + gpu.moving.write: gpu.moving.num_bytes / gpu.moving.work_ns
+            for gpu in self.gpus
+            if gpu.moving
+        }
+
+    def _set_loads(self, speed: float) -> None:
+        self._load_flow, self._loads.rate = {}, 0.0
+        if len(self._loads):
+            read = [cost.index_bytes / cost.load_ns for cost in self._costs_of(self._loads)]
+            self._load_flow = spread(self._routes, read, write=False)
+            self._loads.rate = self._allowed(speed, self._load_flow)
+
+    def _set_prefills(self, speed: float) -> None:
+        self._prefill_flow, self._prefills.rate = {}, 0.0
+        if len(self._prefills):
+            written = [cost.written_bytes / cost.prefill_ns for cost in self._costs_of(self._prefills)]
+            self._prefill_flow = spread(self._routes, written, write=True)
+            speed *= self._costs.prefill_speed(len(self._prefills))
+            self._prefills.rate = self._allowed(speed, self._prefill_flow)
+
+    def _set_decodes(self, speed: float) -> None:
+        self._step_flow, self._decodes.rate = {}, 0.0
+        if not len(self._decodes) or len(self._loads) or len(self._prefills):
+            return
+        costs, token_bytes, num_layers = (
+            self._costs,
+            self._costs.spec.model.token_bytes,
+            self._costs.spec.model.num_layers,
+        )
+        fullest_ns = max(costs.gpu_work_ns(len(gpu.running), gpu.tokens) for gpu in self.gpus)
+        compute_ns = costs.compute_ns(fullest_ns, self._longest())
+        read = spread(self._routes, [gpu.entries * token_bytes for gpu in self.gpus], write=False)
+        written = spread(self._routes, [len(gpu.running) * token_bytes for gpu in self.gpus], write=True)
+        read_ns, load = self._squeeze(read)
+        layer_ns = self._fabric.fetch_ns(max(gpu.entries for gpu in self.gpus), read_ns / num_layers, load)
+        step_ns = max(compute_ns + layer_ns * num_layers, self._squeeze(written)[0])
+        self._step_flow = read | written
+        self._step_shares = StepShares(compute_ns / step_ns * speed, (1 - compute_ns / step_ns) * speed)
+        self._decodes.rate = speed / step_ns
+
+    def _costs_of(self, stage: Progress[Gpu]) -> list[RequestCost]:
+        """Cost of what each GPU has in a stage; an idle one's is NO_COST."""
+        costs = [NO_COST] * len(self.gpus)
+        for gpu in stage.jobs():
+            assert gpu.prefilling is not None
+            costs[gpu.index] = gpu.prefilling.cost
+        return costs
+
+    def _allowed(self, speed: float, flow: Flow) -> float:
+        """`speed`, or less where others leave a link of `flow` (bytes a ns at speed 1) no room for it."""
+        squeezed, _ = self._squeeze(flow)
+        return min(speed, 1 / squeezed) if squeezed else speed
+
+    def _squeeze(self, flow: Flow) -> tuple[float, float]:
+        squeezed_ns, load = self._fabric.links.squeeze(flow, self._flow)
+        self._others_load = max(self._others_load, load)
+        return squeezed_ns, load
+
+    def _longest(self) -> float:
+        if self._longest_stale:
+            self._longest_tokens = max(
+                (job.cost.context_tokens for gpu in self.gpus for job in gpu.running), default=0.0
+            )
+            self._longest_stale = False
+        return self._longest_tokens
+
+    def _schedule(self) -> None:
+        self._schedule_number += 1
+        number = self._schedule_number
+        in_ns, due = inf, None
+        for progress in self._stages:
+            ends_in_ns = progress.next_end_in()
+            if ends_in_ns < in_ns:
+                in_ns, due = ends_in_ns, progress
+        if due is None:
+            return
+        refresh_ns = CROWDED_REFRESH_NS if self._others_load > CROWDED_LOAD else REFRESH_NS
+        if self._shares_devices and in_ns > refresh_ns:
+            in_ns, due = refresh_ns, None
+        timeout = simpy.Timeout(self._env, in_ns)
+        timeout.callbacks.append(lambda _: self._on_time(number, due))
+
+
+def _outstanding(gpu: Gpu) -> int:
+    return gpu.outstanding

@@ -1,0 +1,177 @@
+"""What a run yields: latencies, throughput, where the time went. Knows requests and durations, no cluster.
+Names are those of sglang.bench_serving. Memory: 24 B a finished request, and a histogram."""
+
+from array import array
+from dataclasses import dataclass
+from math import exp, log
+from typing import NamedTuple
+
+import numpy as np
+
+from emulation.serving.workload import Request
+
+NS_PER_MS = 1e6
+NS_PER_S = 1e9
+_BINS_PER_E = 200  # of the gaps between tokens: 0.5% wide
+
+
+class StepShares(NamedTuple):
+    """Parts of a decode step's wall time that are compute and waiting for rows; the rest is lost to prefix transfers."""
+
+    compute: float
+    fetch: float
+
+
+@dataclass
+class TimeSpent:
+    """Request-ns spent in each state, all requests together. Their sum is the sum of all latencies (Little's law)."""
+
+    queue: float = 0.0  # for HBM, or for the GPU to prefill others
+    prefetch: float = 0.0  # its prefix is on the way, or waits for another's
+    prefill: float = 0.0
+    compute: float = 0.0
+    fetch: float = 0.0
+    slowed: float = 0.0  # decoding, but slower for others' prefix transfers
+    stalled: float = 0.0  # the server prefills others
+
+    def total_ns(self) -> float:
+        return float(sum(vars(self).values()))
+
+
+class GapHistogram:
+    """Gaps between a request's tokens, each weighted by the tokens it stands for, in bins of 0.5%."""
+
+    def __init__(self) -> None:
+        self._weights: dict[int, float] = {}
+
+    def add(self, gap_ns: float, num_tokens: float) -> None:
+        if num_tokens > 0:
+            bin_number = round(log(max(gap_ns, 1.0)) * _BINS_PER_E)
+            self._weights[bin_number] = self._weights.get(bin_number, 0.0) + num_tokens
+
+    def percentile(self, percent: float) -> float:
+        """The gap in ns that `percent` of the tokens do not exceed; 0 where there are none."""
+        left = sum(self._weights.values()) * percent / 100
+        for bin_number in sorted(self._weights):
+            left -= self._weights[bin_number]
+            if left <= 0:
+                return exp(bin_number / _BINS_PER_E)
+        return 0.0
+
+
+class Meter:
+    """One server's share in a recorder: it remembers for how long decoding has stood still."""
+
+    def __init__(self, recorder: "Recorder") -> None:
+        self._spent, self._gaps = recorder.spent, recorder.gaps
+        self._stalled_ns = 0.0
+
+    def wait(self, elapsed_ns: float, num_waiting: int, num_prefetching: int, num_prefilling: int) -> None:
+        """Book time of the requests that have no token yet."""
+        self._spent.queue += num_waiting * elapsed_ns
+        self._spent.prefetch += num_prefetching * elapsed_ns
+        self._spent.prefill += num_prefilling * elapsed_ns
+
+    def decode(self, elapsed_ns: float, num_decoding: int, steps: float, shares: StepShares) -> None:
+        """Book time of the requests that decode: `steps` steps, or a standstill that the next token's gap will show."""
+        if not num_decoding:
+            self._stalled_ns = 0.0
+            return
+        request_ns = num_decoding * elapsed_ns
+        if not steps:
+            self._stalled_ns += elapsed_ns
+            self._spent.stalled += request_ns
+            return
+        self._spent.compute += request_ns * shares.compute
+        self._spent.fetch += request_ns * shares.fetch
+        self._spent.slowed += request_ns * (1 - shares.compute - shares.fetch)
+        step_ns = elapsed_ns / steps
+        late = min(1.0, steps) if self._stalled_ns else 0.0
+        self._gaps.add(step_ns + self._stalled_ns, num_decoding * late)
+        self._gaps.add(step_ns, num_decoding * (steps - late))
+        self._stalled_ns = 0.0
+
+
+class Recorder:
+    """Collects what finishes. All times in ns."""
+
+    def __init__(self, top_k: int) -> None:
+        self._top_k = top_k
+        self.ttft_ns = array("d")
+        self.tpot_ns = array("d")
+        self.e2e_ns = array("d")
+        self.spent = TimeSpent()
+        self.gaps = GapHistogram()
+        self.num_input_tokens = 0
+        self.num_output_tokens = 0
+        self.missed_entries = 0.0  # a layer
+        self.chosen_entries = 0.0
+        self.finished_ns = 0.0
+
+    @property
+    def completed(self) -> int:
+        return len(self.e2e_ns)
+
+    def meter(self) -> Meter:
+        return Meter(self)
+
+    def finish(self, request: Request, arrived_ns: float, first_token_ns: float, now_ns: float, entries: float) -> None:
+        """Book a finished request; `entries`: what it missed a layer and step."""
+        steps = request.output_len - 1
+        self.ttft_ns.append(first_token_ns - arrived_ns)
+        self.e2e_ns.append(now_ns - arrived_ns)
+        if steps:
+            self.tpot_ns.append((now_ns - first_token_ns) / steps)
+        self.num_input_tokens += request.prompt_len
+        self.num_output_tokens += request.output_len
+        self.missed_entries += entries * steps
+        self.chosen_entries += min(self._top_k, request.prompt_len) * steps
+        self.finished_ns = max(self.finished_ns, now_ns)
+
+    def summary(self) -> dict[str, float | int]:
+        """Figures under the names of sglang.bench_serving; times in ms, rates a second."""
+        duration_s = self.finished_ns / NS_PER_S
+        figures: dict[str, float | int] = {
+            "duration": duration_s,
+            "completed": self.completed,
+            "total_input_tokens": self.num_input_tokens,
+            "total_output_tokens": self.num_output_tokens,
+            "request_throughput": _rate(self.completed, duration_s),
+            "output_throughput": _rate(self.num_output_tokens, duration_s),
+            "concurrency": _rate(sum(self.e2e_ns) / NS_PER_S, duration_s),
+            "hit_rate": 1 - self.missed_entries / self.chosen_entries if self.chosen_entries else 1.0,
+        }
+        for name, values in (("ttft", self.ttft_ns), ("tpot", self.tpot_ns), ("e2e_latency", self.e2e_ns)):
+            figures |= _distribution(name, np.asarray(values))
+        return figures | self._gap_figures()
+
+    def latency_cdf(self, num_points: int = 100) -> dict[str, list[float]]:
+        """Latencies in ms at `num_points` even steps of the distribution, for plots."""
+        at = np.linspace(0, 100, num_points + 1)
+        return {
+            name: (np.percentile(np.asarray(values), at) / NS_PER_MS).tolist() if len(values) else []
+            for name, values in (("ttft", self.ttft_ns), ("tpot", self.tpot_ns), ("e2e_latency", self.e2e_ns))
+        }
+
+    def _gap_figures(self) -> dict[str, float]:
+        gaps = self.num_output_tokens - self.completed
+        decoding_ns = sum(self.e2e_ns) - sum(self.ttft_ns)
+        figures = {"mean_itl_ms": _rate(decoding_ns, gaps) / NS_PER_MS}
+        for name, percent in (("median", 50), ("p90", 90), ("p95", 95), ("p99", 99)):
+            figures[f"{name}_itl_ms"] = self.gaps.percentile(percent) / NS_PER_MS
+        return figures
+
+
+def _rate(amount: float, time: float) -> float:
+    return amount / time if time else 0.0
+
+
+def _distribution(name: str, values_ns: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:
+    if not values_ns.size:
+        return {f"{which}_{name}_ms": 0.0 for which in ("mean", "median", "p90", "p95", "p99")}
+    percentiles = np.percentile(values_ns, [50, 90, 95, 99]) / NS_PER_MS
+    figures = {f"mean_{name}_ms": float(values_ns.mean()) / NS_PER_MS}
+    return figures | {
+        f"{which}_{name}_ms": float(value)
+        for which, value in zip(("median", "p90", "p95", "p99"), percentiles, strict=True)
+    }

@@ -1,0 +1,29 @@
+"""Which prefix blocks are kept where the policy keeps KV: least recently used out. Knows block ids, no time."""
+
+from collections import OrderedDict
+
+from emulation.serving.workload import TRACE_BLOCK_TOKENS, Request
+
+
+class PrefixStore:
+    """Block ids of a home that holds `num_blocks`; hits are the longest run of known blocks from the first on.
+
+    Blocks become known when they are looked up: a prefix counts as written from its request's admission on (assumed;
+    in truth only when its prefill is done)."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self._blocks: OrderedDict[int, None] = OrderedDict()
+
+    def cached_tokens(self, request: Request) -> int:
+        """Tokens of the prompt found here; then all of its blocks are. At least one token is left to compute."""
+        num_hits = next(
+            (number for number, block in enumerate(request.hash_ids) if block not in self._blocks),
+            len(request.hash_ids),
+        )
+        for block in reversed(request.hash_ids):  # so that a prefix's last blocks go before its first
+            self._blocks[block] = None
+            self._blocks.move_to_end(block)
+        while len(self._blocks) > self.num_blocks:
+            self._blocks.popitem(last=False)
+        return min(num_hits * TRACE_BLOCK_TOKENS, request.prompt_len - 1)

@@ -1,0 +1,164 @@
+"""What is simulated: model, server, cluster, the four ways to keep KV, and the engine's calibrated costs.
+Knows sizes and settings, no time and no requests. Everything here is frozen."""
+
+from dataclasses import dataclass, field
+
+from emulation.errors import InputError
+from emulation.timing.profile import Profile, load_profile
+from sac_runtime.layout import INDEX_PAGE_BYTES, INDEX_PAGE_TOKENS, KvLayout
+
+GB = 1_000_000_000
+TIB = 1 << 40
+TIERS = ("hbm", "dram", "cxl", "rdma")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a model's KV. Default: DeepSeek-V3.2 in bf16 [SAC, section 4]."""
+
+    num_layers: int = 61
+    row_bytes: int = KvLayout.bf16().row_bytes
+    index_token_bytes: int = INDEX_PAGE_BYTES // INDEX_PAGE_TOKENS  # indexer keys of a token and layer
+    top_k: int = 2048
+
+    @property
+    def token_bytes(self) -> int:
+        """KV of a token, all layers."""
+        return self.num_layers * self.row_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        """Indexer keys of a token, all layers."""
+        return self.num_layers * self.index_token_bytes
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    """One server. Default: the testbed of SAC, 8 H20 GPUs and two sockets."""
+
+    num_gpus: int = 8
+    num_sockets: int = 2  # each with DRAM and a host adapter of its own [SAC]
+    hbm_kv_bytes: int = 40 * GB  # assumed: 96 GB less 42 GB of 4-bit weights and 14 GB of activations and graphs
+    dram_bytes: int = 8 * TIB  # assumed: holds every prefix of a run, as the paper's round 2 hits for every one
+
+
+@dataclass(frozen=True)
+class Policy:
+    """One way to keep KV. The engine is the same for all; these fields are the whole difference.
+
+    home: where the full KV and the prefixes are: 'hbm', 'server' (its DRAM) or 'pool' (devices that servers share).
+    fetch_profile: what a GPU's sparse reads see; None: nothing is read, all KV is in HBM.
+    prefetch_profile: what a whole prefix crosses before its first step; None: no prefetch."""
+
+    tier: str
+    home: str
+    fetch_profile: str | None
+    prefetch_profile: str | None = None
+
+
+POLICIES = {
+    "hbm": Policy("hbm", "hbm", None),
+    "dram": Policy("dram", "server", "sac-gpu-dram"),
+    "cxl": Policy("cxl", "pool", "sac-gpu-cxl"),
+    "rdma": Policy("rdma", "server", "sac-gpu-dram", "sac-gpu-rdma"),
+}
+
+
+@dataclass(frozen=True)
+class EngineCosts:
+    """What the serving engine itself takes; fitted by `calibration`, with the meaning of each beside it.
+
+    A decode step of all GPUs in lockstep: base + per request of the fullest GPU + per token of its contexts (indexer)
+    + per token of the longest context (top-k selection: one block a sequence, so the longest sets its time)."""
+
+    step_base_ns: float = 37.0e6
+    step_request_ns: float = 1.44e6
+    step_context_token_ns: float = 8.7
+    step_longest_token_ns: float = 49.0
+    prefill_token_ns: float = 1.54e6  # of one GPU while all prefill
+    prefill_token_slope_ns: float = 1.75  # added for each token of context before it
+    prefill_own_share: float = (
+        0.35  # assumed: attention, the part of prefill that idle ranks cannot share (13 of 37 B weights)
+    )
+    admission_ns: float = 0.157e9  # scheduling, page tables and the last page's prefill
+    index_page_ns: float = 2.9e3  # set-up of one copy of a layer's page of indexer keys
+    prefetch_request_ns: float = 0.287e9  # look-up, registration and hand-over of one whole-prefix transfer
+    prefetch_ops_per_entry: float = 0.78  # work requests posted per KV entry of a prefix
+    prefetch_slowdown: float = 0.685  # part of the engine's speed lost while a prefix transfer is in flight
+
+
+@dataclass(frozen=True)
+class ClusterSpec:
+    """A cluster and its way of keeping KV. Raises InputError, naming the field, for what cannot be built.
+
+    num_devices: devices of the pool, shared by all servers. A request's KV is whole in the device of its GPU's rank
+    (ranks map to devices round-robin [SAC]); `striped` spreads each request over all devices.
+    overlap: share of the top-k kept from step to step; None: as the footprint of the context length has it.
+    free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'."""
+
+    tier: str
+    num_servers: int = 1
+    num_devices: int = 2
+    hot_buffer: int = 6144
+    profile: Profile | None = None  # in place of the policy's: of the prefetch where there is one, else of sparse reads
+    striped: bool = False
+    overlap: float | None = None
+    free_hbm_prefix: bool = False
+    device_bytes: int = 8 * TIB  # assumed: see ServerSpec.dram_bytes
+    server: ServerSpec = ServerSpec()
+    model: ModelShape = ModelShape()
+    costs: EngineCosts = field(default_factory=EngineCosts)
+
+    def __post_init__(self) -> None:
+        if self.tier not in TIERS:
+            raise InputError(f"cluster: tier={self.tier!r} is unknown; take one of {', '.join(TIERS)}")
+        for name in ("num_servers", "num_devices"):
+            if getattr(self, name) < 1:
+                raise InputError(f"cluster: {name}={getattr(self, name)} must be at least 1")
+        if self.server.num_gpus < 1:
+            raise InputError(f"cluster: num_gpus={self.server.num_gpus} must be at least 1")
+        if self.hot_buffer < self.model.top_k:
+            raise InputError(f"cluster: hot_buffer={self.hot_buffer} is below top_k; give at least {self.model.top_k}")
+        if self.overlap is not None and not 0 < self.overlap < 1:
+            raise InputError(f"cluster: overlap={self.overlap} must lie between 0 and 1")
+
+    @property
+    def policy(self) -> Policy:
+        return POLICIES[self.tier]
+
+    @property
+    def fetch_profile(self) -> Profile | None:
+        """What a GPU's sparse reads see; None where nothing is read."""
+        if self.profile and not self.policy.prefetch_profile and self.policy.fetch_profile:
+            return self.profile
+        return load_profile(self.policy.fetch_profile) if self.policy.fetch_profile else None
+
+    @property
+    def prefetch_profile(self) -> Profile | None:
+        """What whole prefixes cross; None where nothing is prefetched."""
+        if not self.policy.prefetch_profile:
+            return None
+        return self.profile or load_profile(self.policy.prefetch_profile)
+
+    @property
+    def num_gpus(self) -> int:
+        return self.num_servers * self.server.num_gpus
+
+    def request_hbm_bytes(self, num_tokens: int) -> int:
+        """HBM that a request of `num_tokens`, output included, holds on its GPU."""
+        rows = num_tokens if self.policy.home == "hbm" else min(num_tokens, self.hot_buffer)
+        return num_tokens * self.model.index_bytes + rows * self.model.token_bytes
+
+    def home_bytes(self) -> int:
+        """Capacity of all that the KV of the cluster can be kept in."""
+        if self.policy.home == "pool":
+            return self.num_devices * self.device_bytes
+        if self.policy.home == "server":
+            return self.num_servers * self.server.dram_bytes
+        return self.num_gpus * self.server.hbm_kv_bytes
+
+    def running_limit(self, num_tokens: int) -> int:
+        """How many requests of `num_tokens`, output included, can run at once; 0: not even one fits."""
+        by_hbm = self.server.hbm_kv_bytes // self.request_hbm_bytes(num_tokens) * self.num_gpus
+        by_home = self.home_bytes() // (num_tokens * (self.model.token_bytes + self.model.index_bytes))
+        return by_hbm if self.policy.home == "hbm" else min(by_hbm, by_home)
