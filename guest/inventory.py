@@ -36,7 +36,8 @@ class Window:
 
 @dataclass(frozen=True)
 class Region:
-    """A region and the DAX device on it. serials: its devices in the order of interleaving; mode: devdax or system-ram."""
+    """A region and the DAX device on it. serials: its devices in the order of interleaving; mode: devdax or system-ram;
+    num_offline_blocks: memory blocks of a system-ram region that the kernel does not use yet."""
 
     name: str
     decoder: str
@@ -48,6 +49,7 @@ class Region:
     dax: str | None
     mode: str | None
     target_node: int | None
+    num_offline_blocks: int
 
     @property
     def dax_path(self) -> str:
@@ -176,6 +178,7 @@ def _region(
         dax=dax.get("chardev"),
         mode=dax.get("mode"),
         target_node=dax.get("target_node"),
+        num_offline_blocks=dax.get("total_memblocks", 0) - dax.get("online_memblocks", 0),
     )
 
 
@@ -250,6 +253,7 @@ def _region_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
             yield from _unequal(owner, "granularity_bytes", promised["granularity_bytes"], region.granularity_bytes)
         yield from _unequal(owner, "committed", True, region.committed)
         yield from _unequal(owner, "mode", promised["mode"], region.mode)
+        yield from _unequal(owner, "num_offline_blocks", 0, region.num_offline_blocks)
     yield from (f"{region.name}: shown, not promised" for region in shown.regions if region.name not in found)
 
 
