@@ -27,4 +27,6 @@ def significant(value: float, digits: int = 3) -> str:
     if value == 0 or not abs(value) < 1e7:
         return f"{value:.{digits}g}"
     rounded = float(f"{value:.{digits}g}")
-    return f"{rounded:,.0f}" if abs(rounded) >= 10 ** (digits - 1) else f"{rounded:.{digits}g}"
+    if abs(rounded) >= 10 ** (digits - 1):
+        return f"{rounded:,.0f}"
+    return f"{rounded:#.{digits}g}"

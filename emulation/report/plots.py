@@ -49,6 +49,7 @@ def draw_lines(path: Path, axes: Axes, series: Sequence[Series], marks: Mapping[
         plot.annotate(name, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8, ha="right")
     if axes.log_x:
         plot.set_xscale("log", base=2)
+        plot.xaxis.set_major_formatter("{x:,.0f}")
     if axes.log_y:
         plot.set_yscale("log")
     _finish(path, figure, plot, axes)

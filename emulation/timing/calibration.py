@@ -14,15 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from statistics import median
 
-from emulation.timing.fabric import Fabric
-from emulation.timing.paths import Transfer, default_path
+from emulation.timing.fetch_time import entries_us, prefix_mean_s
 from emulation.timing.profile import Bandwidth, Profile, load_profile
 
 DATA_FOLDER = FilePath(__file__).parent / "data"
-ENTRY_BYTES = 1152  # one bf16 row [SAC]
-TOKEN_BYTES = 61 * ENTRY_BYTES  # of all layers [SAC]
-PREFIX_PIECE_TOKENS = 64  # assumed: one work request moves a page of 64 tokens of one layer
-NUM_LAYERS = 61
 FIG5_PROFILES = {"dram": "sac-gpu-dram", "cxl": "sac-gpu-cxl", "rdma": "sac-gpu-rdma"}
 FIG3_PROFILE = "sac-prefix-rdma"
 
@@ -106,19 +101,6 @@ def fig3_points(profile: Profile) -> list[Point]:
         )
         for row in readings("fig3_rdma_prefix.csv")
     ]
-
-
-def entries_us(profile: Profile, entries: int, entry_bytes: int = ENTRY_BYTES) -> float:
-    """Time for one reader alone to fetch `entries` random rows, us."""
-    return default_path(profile).idle_ns(Transfer(entries, entries * entry_bytes)) / 1e3
-
-
-def prefix_mean_s(profile: Profile, context_tokens: int, concurrency: int) -> float:
-    """Mean time of `concurrency` fetches of a whole prefix that begin at once behind one adapter, s."""
-    pieces = -(-context_tokens // PREFIX_PIECE_TOKENS) * NUM_LAYERS
-    transfer = Transfer(pieces, context_tokens * TOKEN_BYTES)
-    paths = [default_path(profile, f"reader{i}") for i in range(concurrency)]
-    return sum(Fabric().run([(0, path, transfer) for path in paths])) / concurrency / 1e9
 
 
 def fit_gpu_fetch() -> GpuFetchParameters:

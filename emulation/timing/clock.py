@@ -72,6 +72,13 @@ class InjectorError:
         self.requested_ns.append(requested_ns)
         self.achieved_ns.append(achieved_ns)
 
+    def absorb(self, other: "InjectorError") -> None:
+        """Take in what another clock booked."""
+        self.requested_ns += other.requested_ns
+        self.achieved_ns += other.achieved_ns
+        self.num_late += other.num_late
+        self.late_ns += other.late_ns
+
     def summary(self) -> dict[str, float | int]:
         """Error |achieved - requested| / requested: median and p99 of the honoured requests; then the late ones."""
         requested = np.asarray(self.requested_ns, dtype=np.float64)

@@ -35,14 +35,24 @@ def test_a_ratio_of_two_units_is_refused():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0.0, "0"), (1.23456, "1.23"), (83.49, "83.5"), (999.6, "1,000"), (123456.0, "123,000"), (2e9, "2e+09")],
+    [
+        (0.0, "0"),
+        (1.23456, "1.23"),
+        (1.0, "1.00"),
+        (28.0, "28.0"),
+        (0.05, "0.0500"),
+        (83.49, "83.5"),
+        (999.6, "1,000"),
+        (123456.0, "123,000"),
+        (2e9, "2e+09"),
+    ],
 )
 def test_numbers_keep_three_digits_that_mean_something(value, text):
     assert significant(value) == text
 
 
 def test_cells_are_worded_by_kind():
-    assert [cell_text(cell) for cell in (None, 12345, 0.5, "dram")] == ["-", "12,345", "0.5", "dram"]
+    assert [cell_text(cell) for cell in (None, 12345, 0.5, "dram")] == ["-", "12,345", "0.500", "dram"]
 
 
 def test_a_wide_table_is_not_cut_where_there_is_no_terminal(capsys):

@@ -7,6 +7,7 @@ import pytest
 from emulation.timing import calibration
 from emulation.timing.calibrate import agrees_with_file
 from emulation.timing.calibration import FIG3_PROFILE, FIG5_PROFILES, fig3_points, fig5_points, summary
+from emulation.timing.fetch_time import entries_us
 from emulation.timing.profile import load_profile
 
 
@@ -32,7 +33,7 @@ def test_prefix_fetch_stays_within_its_bounds_at_all_22_points():
 
 @pytest.mark.parametrize("entries", [1, 64, 100, 128, 256, 512, 1024, 2048, 6144, 100_000])
 def test_tiers_keep_their_order_at_every_number_of_entries(entries):
-    dram, cxl, rdma = (calibration.entries_us(profile, entries) for profile in shipped().values())
+    dram, cxl, rdma = (entries_us(profile, entries) for profile in shipped().values())
     assert dram <= cxl < rdma
     assert dram < cxl or entries < 64  # below, both are the launch alone
 
