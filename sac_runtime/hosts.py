@@ -56,14 +56,8 @@ class HostsView:
 
     @property
     def epoch(self) -> int:
-        """The pool's epoch."""
+        """The pool's epoch: at least as great as any that a host has ever begun, and so as any under lease."""
         return int(self.states["epoch"].max())
-
-    @property
-    def greatest_epoch_seen(self) -> int:
-        """At least as great as every epoch that any host has announced, as its own or as one that it reads."""
-        leased = self.states["reading"][self.states["reading"] != NO_LEASE]
-        return max(self.epoch, int(leased.max(initial=0)))
 
 
 class Hosts:

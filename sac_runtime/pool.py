@@ -385,8 +385,10 @@ class Pool:
         self._directory.apply(self.host, entries, head)
 
     def _begin_epoch(self) -> int:
-        """Start an epoch that no host reads yet. What was retired before may be reused when all hosts have come to it."""
-        epoch = self._hosts.look().greatest_epoch_seen + 1
+        """Start an epoch that no host reads yet. What was retired before may be reused when all hosts have come to it.
+
+        The look must come after the tombstones are in memory: whoever missed them has announced an epoch that it sees."""
+        epoch = self._hosts.look().epoch + 1
         self._hosts.write(epoch=epoch)
         return epoch
 

@@ -1,5 +1,6 @@
 """A few hosts with caches of their own around one memory, and blocks whose contents follow from their hash."""
 
+import sys
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -103,10 +104,8 @@ class Bed:
             self.open(host)
 
     def open(self, host, store=None, **options):
-        options = {"patience_s": PATIENCE_S, **options}
-        self.pools[host] = Pool.open(
-            store or self.stores[host], host=host, clock_ns=self.watch, sleep=self.watch.sleep, **options
-        )
+        options = {"patience_s": PATIENCE_S, "sleep": self.watch.sleep, **options}
+        self.pools[host] = Pool.open(store or self.stores[host], host=host, clock_ns=self.watch, **options)
         return self.pools[host]
 
 
@@ -117,11 +116,5 @@ def bed():
 
 @pytest.fixture
 def kit():
-    """The functions above, since tests cannot import a conftest."""
-
-    class Kit:
-        pass
-
-    for name in "Bed Watch geometry_of memory_for create chain contents read put require_readable PATIENCE_S".split():
-        setattr(Kit, name, staticmethod(globals()[name]) if callable(globals()[name]) else globals()[name])
-    return Kit
+    """This module: tests cannot import a conftest."""
+    return sys.modules[__name__]

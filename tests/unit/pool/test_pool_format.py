@@ -75,11 +75,9 @@ def test_another_row_format_is_refused_with_both_named(shared, layout, named):
 
 def test_another_metadata_region_is_refused_with_both_named(kit, shared):
     offset = kit.geometry_of().metadata_bytes
-    with shared(metadata_bytes=offset + 4096) as store:
-        with pytest.raises(
-            PoolFormatError, match=f"the pool has rows_offset={offset}; this store has rows_offset={offset + 4096}"
-        ):
-            Pool.open(store, host=0)
+    named = f"the pool has rows_offset={offset}; this store has rows_offset={offset + 4096}"
+    with shared(metadata_bytes=offset + 4096) as store, pytest.raises(PoolFormatError, match=named):
+        Pool.open(store, host=0)
 
 
 def test_another_geometry_than_expected_is_refused_with_both_named(kit, shared):
