@@ -1,0 +1,43 @@
+"""The remote-NUMA host, all of it: bind, prove, measure, set beside a profile, top up. Prints nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from emulation.numa.compare import Beside, Record, TopUp, beside_profile, records, top_up
+from emulation.numa.measure import Effort, Figures, measure, refuse_emulated_cpu
+from emulation.numa.nodes import Pair
+from emulation.numa.placement import Proof, prove, require_placed, store_on, threads_on
+from emulation.timing.profile import Profile
+from sac_runtime.layout import PAGE_BYTES
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What was found. Figures of both nodes are read by the CPUs of the local one."""
+
+    pair: Pair
+    proof: Proof  # of the pool on the remote node
+    local: Figures
+    remote: Figures
+    beside: list[Beside]
+    top_up: TopUp
+
+    @property
+    def records(self) -> list[Record]:
+        return [*records(self.pair.local.number, self.local), *records(self.pair.remote.number, self.remote)]
+
+
+def survey(pair: Pair, size_bytes: int, profile: Profile, effort: Effort, progress: Callable[[str], None]) -> Survey:
+    """Do it all. Raises MachineError on an emulated CPU, CxlbedError where pages or threads are misplaced."""
+    refuse_emulated_cpu()
+    with threads_on(pair.local) as cpus:
+        progress(f"node {pair.local.number}: measure")
+        with store_on(pair.local, size_bytes) as near:
+            local_figures = measure(near, cpus, effort)
+        progress(f"node {pair.remote.number}: bind {size_bytes} bytes, prove, measure")
+        with store_on(pair.remote, size_bytes) as store:
+            proof = prove(store)
+            require_placed(proof, pair, store.size_bytes // PAGE_BYTES)
+            remote_figures = measure(store, cpus, effort)
+            topped_up = top_up(store, remote_figures.latency_ns, profile, effort)
+    return Survey(pair, proof, local_figures, remote_figures, beside_profile(remote_figures, profile), topped_up)
