@@ -32,8 +32,11 @@ class Request(NamedTuple):
 class Workload(Protocol):
     """max_concurrency: requests in flight at most (closed loop); None: each comes at its arrival time (open loop)."""
 
-    num_prompts: int
-    max_concurrency: int | None
+    @property
+    def num_prompts(self) -> int: ...
+
+    @property
+    def max_concurrency(self) -> int | None: ...
 
     @property
     def longest_len(self) -> int: ...

@@ -1,0 +1,185 @@
+"""`cxlbed serve`: throughput, TTFT and TBT by tier, context and concurrency, modelled."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emulation.cli.output import JsonOption, write_json
+from emulation.cli.progress import progress
+from emulation.errors import InputError
+
+if TYPE_CHECKING:
+    from emulation.serving.spec import ClusterSpec
+    from emulation.serving.sweep import Axes, Traffic
+    from emulation.timing.profile import Profile
+
+LIST = "comma-separated; lists are swept"
+TierOption = Annotated[str, typer.Option("--tier", help=f"Tiers ({LIST}): hbm, dram, cxl, rdma.")]
+ContextOption = Annotated[str, typer.Option("--context", help=f"Prompt lengths in tokens ({LIST}); 128K is 131072.")]
+ConcurrencyOption = Annotated[str, typer.Option("--concurrency", help=f"Requests in flight in all ({LIST}).")]
+OutputOption = Annotated[str, typer.Option("--output", help=f"Output lengths in tokens ({LIST}).")]
+RequestsOption = Annotated[str, typer.Option("--requests", help="How many requests; 1M is 1048576.")]
+DevicesOption = Annotated[str, typer.Option("--devices", help=f"Devices of the pool ({LIST}).")]
+ServersOption = Annotated[str, typer.Option("--servers", help=f"Servers on one pool ({LIST}).")]
+GpusOption = Annotated[str, typer.Option("--gpus", help=f"GPUs a server ({LIST}).")]
+BufferOption = Annotated[str, typer.Option("--hot-buffer", help=f"Slots of a request's hot buffer a layer ({LIST}).")]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", help=f"Timing profiles ({LIST}): names or .yaml files, each for the tier it is of."),
+]
+TraceOption = Annotated[Path | None, typer.Option("--trace", help="Replay this trace (Mooncake .jsonl) and its reuse.")]
+RoundOption = Annotated[str, typer.Option("--round", help=f"1 populates, 2 hits for every prefix ({LIST}).")]
+SeedOption = Annotated[int, typer.Option("--seed", help="Of arrivals at a rate.")]
+RateOption = Annotated[
+    float | None,
+    typer.Option("--rate", help="Open loop: requests a second. With --trace: how many times faster than recorded."),
+]
+BurstOption = Annotated[float, typer.Option("--burstiness", help="With --rate: 1 is Poisson, below 1 comes in bursts.")]
+OverlapOption = Annotated[
+    float | None,
+    typer.Option("--overlap", help="Share of the top-k kept from step to step; default: as the context has."),
+]
+StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
+HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV a GPU, in GB.")]
+PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.")]
+CompareOption = Annotated[
+    bool, typer.Option("--compare", help="Say who wins by how much, from where on, and where that flips.")
+]
+
+
+def serve(
+    tier: TierOption = "dram,cxl,rdma",
+    context: ContextOption = "16K,32K,64K,128K",
+    concurrency: ConcurrencyOption = "64",
+    output: OutputOption = "1K",
+    requests: RequestsOption = "512",
+    devices: DevicesOption = "2",
+    servers: ServersOption = "1",
+    gpus: GpusOption = "8",
+    hot_buffer: BufferOption = "6144",
+    profile: ProfileOption = None,
+    trace: TraceOption = None,
+    round_number: RoundOption = "2",
+    seed: SeedOption = 0,
+    rate: RateOption = None,
+    burstiness: BurstOption = 1.0,
+    overlap: OverlapOption = None,
+    striped: StripedOption = False,
+    hbm_kv: HbmOption = None,
+    plots: PlotsOption = None,
+    compare: CompareOption = False,
+    json: JsonOption = None,
+) -> None:
+    """Throughput, TTFT and TBT of SAC on a CXL pool, on local DRAM, with RDMA prefetch, and of HBM only: a calibrated model
+    of the serving engine over the links of the timing profiles."""
+    from emulation.serving.spec import ClusterSpec
+    from emulation.serving.sweep import Axes, Traffic, default_server
+
+    axes = Axes(
+        tuple(word.strip() for word in tier.split(",")),
+        numbers("context", context),
+        numbers("concurrency", concurrency),
+        numbers("output", output),
+        numbers("devices", devices),
+        numbers("servers", servers),
+        numbers("gpus", gpus),
+        numbers("hot-buffer", hot_buffer),
+        _profiles(profile),
+        numbers("round", round_number),
+    )
+    base = ClusterSpec("cxl", overlap=overlap, striped=striped, server=default_server(hbm_kv))
+    if compare:
+        return _compare(axes, base, plots, json)
+    num_prompts = numbers("requests", requests)[0]
+    traffic = Traffic(num_prompts, None if trace else rate, burstiness, _trace(trace, num_prompts, rate), seed)
+    return _sweep(axes, traffic, base, plots, json)
+
+
+def numbers(option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers above 0 of a comma-separated list; K and M stand for 1024 and 1024^2. Raises InputError."""
+    try:
+        values = tuple(_number(word.strip()) for word in text.split(","))
+    except ValueError as exc:
+        raise InputError(f"serve: {option}={text!r} must be whole numbers, comma-separated, as in 16K,32K") from exc
+    if min(values) < 1:
+        raise InputError(f"serve: {option}={text!r} must be at least 1")
+    return values
+
+
+def _number(word: str) -> int:
+    factor = {"K": 1 << 10, "M": 1 << 20}.get(word[-1:].upper(), 1)
+    return int(word[:-1] if factor > 1 else word) * factor
+
+
+def _profiles(names: str | None) -> "tuple[Profile, ...]":
+    """Profiles by name; one of a CPU's is read by the testbed's GPU instead, since GPUs fetch here."""
+    from emulation.timing.profile import load_profile, read_by_gpu
+
+    loaded = [load_profile(name.strip()) for name in names.split(",")] if names else []
+    return tuple(profile if profile.read_by == "gpu" else read_by_gpu(profile) for profile in loaded)
+
+
+def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
+    from emulation.serving.workload import TraceReplay
+
+    return TraceReplay.from_file(path, num_prompts, rate or 1.0) if path else None
+
+
+def _sweep(axes: "Axes", traffic: "Traffic", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
+    from emulation.report.serving import draw_records, records_table
+    from emulation.report.tables import print_table
+    from emulation.serving.sweep import run_scenario, scenarios
+
+    asked = list(scenarios(axes, traffic, base))
+    records, latencies = [], []
+    with progress() as show:
+        for number, scenario in enumerate(asked, 1):
+            words = f"{number} of {len(asked)}: {scenario.spec.tier}, {scenario.workload.num_prompts} requests"
+            show(words)
+            record, outcome = run_scenario(scenario, _shown_every(show, words))
+            records.append(record)
+            latencies.append(outcome.recorder.latency_cdf() if outcome else {})
+    print_table(records_table(records))
+    if plots:
+        for path in draw_records(plots, records, latencies):
+            typer.echo(f"drawn: {path}")
+    write_json(json, {"records": records})
+
+
+def _shown_every(show: Callable[[str], None], words: str, num_requests: int = 1 << 16) -> Callable[[int], None]:
+    def on_progress(done: int) -> None:
+        if done % num_requests == 0:
+            show(f"{words}, {done} done")
+
+    return on_progress
+
+
+def _compare(axes: "Axes", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
+    from emulation.report.serving import comparison_record, comparison_tables, draw_comparison, verdict
+    from emulation.report.tables import print_table
+    from emulation.serving.compare import CONCURRENCIES, Setting, compare
+
+    base = replace(
+        base,
+        num_devices=axes.devices[0],
+        num_servers=axes.servers[0],
+        hot_buffer=axes.hot_buffers[0],
+        server=replace(base.server, num_gpus=axes.gpus[0]),
+    )
+    concurrencies = axes.concurrencies if len(axes.concurrencies) > 1 else CONCURRENCIES
+    found = []
+    with progress() as show:
+        for context in axes.contexts:
+            setting = Setting(base, context, axes.outputs[0], axes.concurrencies[-1])
+            found.append(compare(setting, concurrencies, show))
+    for comparison in found:
+        for table in comparison_tables(comparison):
+            print_table(table)
+        for sentence in verdict(comparison):
+            typer.echo(sentence)
+        if plots:
+            typer.echo(f"drawn: {draw_comparison(plots, comparison)}")
+    write_json(json, {"comparisons": [comparison_record(comparison) for comparison in found]})

@@ -1,0 +1,220 @@
+"""Tables, pictures and words for `cxlbed serve`. Knows records and comparisons as they are written to JSON; runs nothing."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from emulation.report.figures import significant
+from emulation.report.plots import Axes, Series, draw_bars, draw_lines
+from emulation.report.tables import make_table
+from emulation.serving.compare import RIVALS, Comparison, Flip
+
+Record = Mapping[str, Any]
+
+COLUMNS = ("tier", "context", "conc.", "out", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
+           "busiest link", "load", "note")  # fmt: skip
+TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma": "RDMA prefetch"}
+
+
+def records_table(records: Sequence[Record]) -> Table:
+    """One line a record."""
+    return make_table(
+        "serving, modelled", COLUMNS, map(_row, records), caption="load: of the busiest link, over the whole run"
+    )
+
+
+def draw_records(folder: Path, records: Sequence[Record], latencies: Sequence[Mapping[str, list[float]]]) -> list[Path]:
+    """Draw what the records allow: throughput by context, by concurrency, latency distribution, where the time goes.
+    latencies: for each record its distributions, name -> ms at even steps. Returns the files written."""
+    ran = [(record, latency) for record, latency in zip(records, latencies, strict=True) if record["fits"]]
+    done = [record for record, _ in ran]
+    written = []
+    for key, words in (("context_tokens", "context, tokens"), ("concurrency", "concurrency")):
+        if len({record[key] for record in done}) > 1:
+            path = folder / f"throughput_by_{key.removesuffix('_tokens')}.svg"
+            draw_lines(path, Axes("Throughput", words, "output tokens a second", log_x=True), _lines(done, key))
+            written.append(path)
+    if done:
+        written += [_draw_distributions(folder, ran), _draw_time(folder, done)]
+    return written
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """Throughput by concurrency, and CXL's lead by latency and bandwidth."""
+    context = comparison.setting.context_tokens
+    by_concurrency = make_table(
+        f"{context} tokens of context: output tokens a second, modelled",
+        ("concurrency", *TIER_NAMES.values()),
+        (
+            (concurrency, *(comparison.throughputs[tier][place] for tier in TIER_NAMES))
+            for place, concurrency in enumerate(comparison.concurrencies)
+        ),
+    )
+    grid = make_table(
+        f"{context} tokens, concurrency {comparison.setting.concurrency}: CXL's throughput over the others'",
+        ("CXL latency ns", "device GB/s", "over RDMA", "over HBM only", "of DRAM"),
+        (
+            (
+                point.latency_ns,
+                point.device_bytes_per_ns,
+                point.ratios["rdma"],
+                point.ratios["hbm"],
+                point.ratios["dram"],
+            )
+            for point in comparison.grid
+        ),
+    )
+    return [by_concurrency, grid]
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """The answer in sentences."""
+    setting = comparison.setting
+    where = f"{setting.context_tokens} tokens of context, concurrency {setting.concurrency}"
+    sentences = [
+        f"{where}: CXL serves {comparison.ratio('rdma'):.2f}x the tokens of RDMA prefetch, {comparison.ratio('hbm'):.2f}x "
+        f"those of HBM only, {comparison.ratio('dram'):.0%} of local DRAM's.",
+        _crossover_words(comparison),
+        _break_even_words(comparison),
+        *(_range_words(comparison, rival) for rival in RIVALS),
+    ]
+    return sentences + [_flip_words(flip) for flip in comparison.flips]
+
+
+def comparison_record(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as JSON, its words included."""
+    setting = comparison.setting
+    return {
+        "context_tokens": setting.context_tokens,
+        "concurrency": setting.concurrency,
+        "output_tokens": setting.output_tokens,
+        "label": "modelled",
+        "ratios": {tier: comparison.ratio(tier) for tier in ("rdma", "hbm", "dram")},
+        "by_concurrency": [
+            {"concurrency": concurrency, **{tier: figures[place] for tier, figures in comparison.throughputs.items()}}
+            for place, concurrency in enumerate(comparison.concurrencies)
+        ],
+        "hbm_crossover_concurrency": comparison.hbm_crossover,
+        "break_even_steps": comparison.break_even_steps,
+        "grid": [asdict(point) for point in comparison.grid],
+        "flips": [asdict(flip) for flip in comparison.flips],
+        "verdict": verdict(comparison),
+    }
+
+
+def _row(record: Record) -> tuple[Any, ...]:
+    settings = [
+        record[key] for key in ("tier", "context_tokens", "concurrency", "output_tokens", "devices", "hot_buffer")
+    ]
+    if not record["fits"]:
+        return (*settings, *[None] * 5, "", None, record["note"])
+    busiest, load = max(record["utilisation_by_link"].items(), key=lambda link: link[1], default=("", None))
+    return (
+        *settings,
+        record["output_throughput"],
+        record["mean_ttft_ms"] / 1e3,
+        record["mean_tpot_ms"],
+        record["p99_itl_ms"],
+        record["hit_rate"],
+        busiest,
+        load,
+        record["note"],
+    )
+
+
+def _name(record: Record, without: str = "") -> str:
+    """A short name of what was run, less the setting that the picture varies."""
+    parts = [TIER_NAMES[record["tier"]]]
+    if record["context_tokens"] and without != "context_tokens":
+        parts.append(f"{record['context_tokens'] / 1024:g}K")
+    if record["concurrency"] and without != "concurrency":
+        parts.append(f"at {record['concurrency']}")
+    if record["devices"]:
+        parts.append(f"{record['devices']} dev.")
+    return ", ".join([*parts, *([str(record["hot_buffer"])] if record["hot_buffer"] else [])])
+
+
+def _lines(records: Sequence[Record], key: str) -> list[Series]:
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        lines.setdefault(_name(record, without=key), []).append((record[key], record["output_throughput"]))
+    return [
+        Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()
+    ]
+
+
+def _draw_distributions(folder: Path, ran: Sequence[tuple[Record, Mapping[str, list[float]]]]) -> Path:
+    path = folder / "latency_cdf.svg"
+    axes = Axes("End-to-end latency", "s", "share of requests that took no longer", log_x=True)
+    series = []
+    for record, latency in ran:
+        at_ms = latency["e2e_latency"]
+        shares = [number / (len(at_ms) - 1) for number in range(len(at_ms))]
+        series.append(Series(_name(record), [value / 1e3 for value in at_ms], shares))
+    draw_lines(path, axes, series)
+    return path
+
+
+def _draw_time(folder: Path, records: Sequence[Record]) -> Path:
+    path = folder / "where_the_time_goes.svg"
+    states = list(records[0]["seconds_a_request"])
+    spent = {state: [record["seconds_a_request"][state] for record in records] for state in states}
+    draw_bars(
+        path, Axes("Where a request's time goes", "", "s a request"), [_name(record) for record in records], spent
+    )
+    return path
+
+
+def _crossover_words(comparison: Comparison) -> str:
+    if comparison.hbm_crossover is None:
+        return (
+            f"HBM only, prefixes given to it for nothing, stays ahead up to concurrency {comparison.concurrencies[-1]}."
+        )
+    return (
+        f"CXL stays ahead of HBM only from concurrency {comparison.hbm_crossover} on, as far as looked at "
+        f"({comparison.concurrencies[-1]}); below, HBM only wins since it fetches nothing."
+        if comparison.hbm_crossover > comparison.concurrencies[0]
+        else "CXL is ahead of HBM only at every concurrency looked at."
+    )
+
+
+def _break_even_words(comparison: Comparison) -> str:
+    if comparison.break_even_steps is None:
+        return "n*: top-k fetches never move as much as one full prefix within as many steps as the context has tokens."
+    return f"n*: after {comparison.break_even_steps} decode steps top-k fetches have moved more than one full prefix."
+
+
+def _flip_words(flip: Flip) -> str:
+    rival = TIER_NAMES[flip.rival]
+    name, unit = ("device bandwidth", "GB/s") if flip.quantity == "device_bytes_per_ns" else ("CXL latency", "ns")
+    at = f" at {flip.latency_ns} ns" if flip.latency_ns else ""
+    if flip.at is None:
+        return f"Against {rival}: {'ahead' if flip.ahead_at_low else 'behind'} at any {name}{at}."
+    ahead, behind = ("below", "above") if flip.ahead_at_low else ("above", "below")
+    return f"Against {rival}: ahead {ahead} a {name} of {significant(flip.at)} {unit}{at}, behind {behind} it."
+
+
+def _range_words(comparison: Comparison, rival: str) -> str:
+    ratios = [point.ratios[rival] for point in comparison.grid]
+    latencies = [point.latency_ns for point in comparison.grid]
+    rates = [point.device_bytes_per_ns for point in comparison.grid]
+    where = "everywhere" if min(ratios) > 1 else "nowhere" if max(ratios) <= 1 else "in a part of it"
+    return (
+        f"Over {min(latencies)} to {max(latencies)} ns and {significant(min(rates))} to {significant(max(rates))} GB/s a "
+        f"device CXL is ahead of {TIER_NAMES[rival]} {where}: {min(ratios):.2f}x to {max(ratios):.2f}x."
+    )
+
+
+def draw_comparison(folder: Path, comparison: Comparison) -> Path:
+    """Throughput by concurrency of the four tiers, the crossover with HBM only marked. Returns the file."""
+    path = folder / f"compare_{comparison.setting.context_tokens}.svg"
+    axes = Axes(
+        f"{comparison.setting.context_tokens} tokens of context", "concurrency", "output tokens a second", log_x=True
+    )
+    series = [Series(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in TIER_NAMES.items()]
+    crossover = comparison.hbm_crossover
+    draw_lines(path, axes, series, marks={"ahead of HBM only": crossover} if crossover else None)
+    return path

@@ -1,0 +1,193 @@
+"""The answer and not only numbers: who wins, from which concurrency on, and where that stops being so.
+Knows simulations and bisection; prints nothing.
+
+HBM only is compared at its kindest: every prefix is in HBM without having been put there, as long as its request runs.
+CXL's latency is that of a 64 B read by a CPU, as it is published; the GPU's own way over PCIe comes on top (assumed to add
+up, as in emulation.timing)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from math import sqrt
+
+from emulation.serving.cluster import simulate
+from emulation.serving.misses import MissModel
+from emulation.serving.spec import ClusterSpec
+from emulation.serving.workload import ClosedLoop
+from emulation.timing.profile import GPU_READER, Bandwidth, Profile, load_profile
+
+CONCURRENCIES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
+LATENCIES_NS = (140, 220, 400, 750)  # the published range of CXL
+BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0)
+LATENCY_LIMITS_NS = (1.0, 1_000_000.0)  # where flips are looked for
+BANDWIDTH_LIMITS_BYTES_PER_NS = (0.02, 1000.0)
+RIVALS = ("rdma", "hbm")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is compared: a closed loop on one cluster."""
+
+    base: ClusterSpec
+    context_tokens: int
+    output_tokens: int = 1024
+    concurrency: int = 64
+    num_prompts: int = 512
+
+    def throughput(self, tier: str, concurrency: int | None = None, profile: Profile | None = None) -> float:
+        """Output tokens a second of a tier; 0 where a request does not fit."""
+        concurrency = concurrency or self.concurrency
+        spec = replace(self.base, tier=tier, profile=profile, free_hbm_prefix=True)
+        workload = ClosedLoop(self.num_prompts, concurrency, self.context_tokens, self.output_tokens)
+        if not spec.running_limit(workload.longest_len):
+            return 0.0
+        return simulate(spec, workload).recorder.summary()["output_throughput"]
+
+
+@dataclass(frozen=True)
+class GridPoint:
+    """CXL at one latency and device bandwidth: its throughput over each tier's."""
+
+    latency_ns: int
+    device_bytes_per_ns: float
+    ratios: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Where CXL and a rival change places along one quantity, to 1%; `at` None: nowhere within the limits looked at."""
+
+    rival: str
+    quantity: str  # 'device_bytes_per_ns' or 'latency_ns'
+    latency_ns: int | None  # at which the bandwidth was varied
+    at: float | None
+    ahead_at_low: bool
+    ahead_at_high: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found for one setting. throughputs: tier -> output tokens a second at each concurrency.
+
+    hbm_crossover: least concurrency from which CXL stays ahead of HBM only; None: not within those looked at.
+    break_even_steps: n*, after which top-k fetches have moved more than one full prefix; None: not within as many steps
+    as the context has tokens."""
+
+    setting: Setting
+    concurrencies: tuple[int, ...]
+    throughputs: dict[str, list[float]]
+    hbm_crossover: int | None
+    break_even_steps: int | None
+    grid: list[GridPoint]
+    flips: list[Flip]
+
+    def ratio(self, other: str) -> float:
+        """CXL's throughput over another tier's, at the setting's concurrency."""
+        place = self.concurrencies.index(self.setting.concurrency)
+        return _over(self.throughputs["cxl"][place], self.throughputs[other][place])
+
+
+def compare(
+    setting: Setting,
+    concurrencies: Sequence[int] = CONCURRENCIES,
+    on_progress: Callable[[str], None] = lambda _: None,
+) -> Comparison:
+    """Run the tiers against one another and look for the points where the order changes."""
+    looked_at = tuple(sorted({*concurrencies, setting.concurrency}))
+    throughputs: dict[str, list[float]] = {}
+    for tier in ("hbm", "dram", "cxl", "rdma"):
+        on_progress(f"{setting.context_tokens} tokens, {tier}, {len(looked_at)} concurrencies")
+        throughputs[tier] = [setting.throughput(tier, concurrency) for concurrency in looked_at]
+    place = looked_at.index(setting.concurrency)
+    others = {tier: throughputs[tier][place] for tier in ("hbm", "dram", "rdma")}
+    on_progress(f"{setting.context_tokens} tokens, latency and bandwidth of the pool")
+    return Comparison(
+        setting,
+        looked_at,
+        throughputs,
+        _crossover(looked_at, throughputs),
+        break_even_steps(setting.context_tokens, setting.base.hot_buffer, setting.base.overlap),
+        [_grid_point(setting, latency, factor, others) for latency in LATENCIES_NS for factor in BANDWIDTH_FACTORS],
+        [flip for rival in RIVALS for flip in _flips(setting, rival, others[rival])],
+    )
+
+
+def break_even_steps(context_tokens: int, hot_buffer: int, overlap: float | None = None) -> int | None:
+    """n*: the first decode step after which top-k fetches have moved more rows than the full prefix has.
+    None where that takes more steps than the context has tokens, as with a buffer that holds it all."""
+    misses = MissModel.for_context(context_tokens, overlap=overlap)
+    if misses.total_misses(hot_buffer, context_tokens) <= context_tokens:
+        return None
+    low, high = 0, context_tokens
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if misses.total_misses(hot_buffer, middle) > context_tokens else (middle, high)
+    return high
+
+
+def pool_profile(latency_ns: float, device_bytes_per_ns: float | None = None) -> Profile:
+    """The SAC testbed's pool with another CPU-read latency and device bandwidth (GB/s), its ports never the bound."""
+    profile = load_profile("sac-gpu-cxl")
+    device = profile.device
+    if device_bytes_per_ns is not None:
+        factor = device_bytes_per_ns / device.read_bytes_per_ns
+        device = Bandwidth(device_bytes_per_ns, device.write_bytes_per_ns * factor)
+    port = Bandwidth(*(max(rates) for rates in zip(_rates(profile.port), _rates(device), strict=True)))
+    gpu_latency_ns = load_profile(GPU_READER).read_latency_ns + round(latency_ns)
+    return replace(profile, read_latency_ns=gpu_latency_ns, device=device, port=port)
+
+
+def _rates(bandwidth: Bandwidth) -> tuple[float, float]:
+    return bandwidth.read_bytes_per_ns, bandwidth.write_bytes_per_ns
+
+
+def _crossover(concurrencies: Sequence[int], throughputs: dict[str, list[float]]) -> int | None:
+    """The least concurrency from which on CXL is ahead at all of them."""
+    crossover = None
+    for concurrency, cxl, hbm in zip(concurrencies, throughputs["cxl"], throughputs["hbm"], strict=True):
+        if cxl <= hbm:
+            crossover = None
+        elif crossover is None:
+            crossover = concurrency
+    return crossover
+
+
+def _grid_point(setting: Setting, latency_ns: int, factor: float, others: dict[str, float]) -> GridPoint:
+    rate = load_profile("sac-gpu-cxl").device.read_bytes_per_ns * factor
+    cxl = setting.throughput("cxl", profile=pool_profile(latency_ns, rate))
+    return GridPoint(latency_ns, rate, {tier: _over(cxl, figure) for tier, figure in others.items()})
+
+
+def _flips(setting: Setting, rival: str, rival_throughput: float) -> list[Flip]:
+    """Along the bandwidth at the least and the most published latency, and along the latency at the profile's bandwidth."""
+
+    def ahead(latency_ns: float, rate: float | None) -> bool:
+        return setting.throughput("cxl", profile=pool_profile(latency_ns, rate)) > rival_throughput
+
+    flips = [_flip(lambda latency: ahead(latency, None), LATENCY_LIMITS_NS, rival, "latency_ns", None)]
+    for latency_ns in (LATENCIES_NS[0], LATENCIES_NS[-1]):
+
+        def ahead_at(rate: float, latency_ns: int = latency_ns) -> bool:
+            return ahead(latency_ns, rate)
+
+        flips.append(_flip(ahead_at, BANDWIDTH_LIMITS_BYTES_PER_NS, rival, "device_bytes_per_ns", latency_ns))
+    return flips
+
+
+def _flip(
+    ahead: Callable[[float], bool], limits: tuple[float, float], rival: str, quantity: str, latency_ns: int | None
+) -> Flip:
+    at_low, at_high = ahead(limits[0]), ahead(limits[1])
+    at = None if at_low == at_high else _bisect(lambda value: ahead(value) == at_high, *limits)
+    return Flip(rival, quantity, latency_ns, at, at_low, at_high)
+
+
+def _bisect(turned: Callable[[float], bool], low: float, high: float, precision: float = 1.01) -> float:
+    """Where `turned` goes from False at `low` to True at `high`, to 1%."""
+    while high / low > precision:
+        middle = sqrt(low * high)
+        low, high = (low, middle) if turned(middle) else (middle, high)
+    return high
+
+
+def _over(figure: float, other: float) -> float:
+    return figure / other if other else float("inf")
