@@ -125,7 +125,7 @@ BREACHES = {
     "window too small": (
         "shared-pool",
         [("size: 4G", "size: 1G"), ("windows: *windows", "windows: [{name: w0, targets: [cxl0], size: 4G}]")],
-        "host 'a': window 'w0': size_bytes=1073741824 is too small for its regions, which need 2147483648 (at least: 2G)",
+        "host 'a': window 'w0': size_bytes=1073741824 is too small for its regions, which need 3221225472 (at least: 3G)",
     ),
     "window beyond the guest's address space": (
         "direct",
@@ -337,12 +337,12 @@ def test_all_problems_of_a_file_are_found_at_once():
 
 
 def test_more_memory_than_the_machine_has_is_refused_and_just_enough_is_not():
-    needed = 4 * GIB  # two hosts of 1 GiB, two devices of 1 GiB that count once
+    needed = 5 * GIB  # two hosts of 1 GiB, two devices of 1.5 GiB that count once
     text = find("shared-pool").read_text()
     assert parse(text, machine=Machine(needed, 1)).memory_needed_bytes() == needed
     assert problems_of(text, Machine(needed - 1, 1)) == [
-        "topology 'shared-pool': 4294967296 bytes of hosts and devices are more memory than the machine has "
-        "(4294967295; take 256M off some memory or size)"
+        "topology 'shared-pool': 5368709120 bytes of hosts and devices are more memory than the machine has "
+        "(5368709119; take 256M off some memory or size)"
     ]
 
 
