@@ -3,6 +3,7 @@ Knows profiles and paths on the virtual clock; no stores, no reports."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from emulation.errors import InputError
 from emulation.timing.fabric import Fabric
@@ -74,26 +75,15 @@ def entry_times(profiles: Sequence[Profile], entries: Sequence[int], entry_bytes
 
 
 def prefix_times(
-    profiles: Sequence[Profile],
-    contexts: Sequence[int],
-    concurrencies: Sequence[int],
-    token_bytes: int = NUM_LAYERS * ENTRY_BYTES,
+    profiles: Sequence[Profile], contexts: Sequence[int], concurrencies: Sequence[int]
 ) -> list[PrefixTime]:
     """Mean time for each profile, context and concurrency. Raises InputError for numbers < 1."""
     _require_positive("context", contexts)
     _require_positive("concurrency", concurrencies)
+    cases = product(profiles, contexts, concurrencies)
     return [
-        PrefixTime(
-            profile.tier,
-            tokens,
-            readers,
-            prefix_mean_s(profile, tokens, readers, token_bytes),
-            Label.MODELLED,
-            profile.name,
-        )
-        for profile in profiles
-        for tokens in contexts
-        for readers in concurrencies
+        PrefixTime(one.tier, tokens, readers, prefix_mean_s(one, tokens, readers), Label.MODELLED, one.name)
+        for one, tokens, readers in cases
     ]
 
 
@@ -102,16 +92,15 @@ def entries_us(profile: Profile, entries: int, entry_bytes: int = ENTRY_BYTES) -
     return default_path(profile).idle_ns(Transfer(entries, entries * entry_bytes)) / 1e3
 
 
-def prefix_transfer(context_tokens: int, token_bytes: int = NUM_LAYERS * ENTRY_BYTES) -> Transfer:
+def prefix_transfer(context_tokens: int, num_layers: int = NUM_LAYERS, row_bytes: int = ENTRY_BYTES) -> Transfer:
     """A whole prefix as one transfer, in pieces of a page of one layer."""
-    return Transfer(-(-context_tokens // PREFIX_PIECE_TOKENS) * NUM_LAYERS, context_tokens * token_bytes)
+    pieces = -(-context_tokens // PREFIX_PIECE_TOKENS) * num_layers
+    return Transfer(pieces, context_tokens * num_layers * row_bytes)
 
 
-def prefix_mean_s(
-    profile: Profile, context_tokens: int, concurrency: int, token_bytes: int = NUM_LAYERS * ENTRY_BYTES
-) -> float:
+def prefix_mean_s(profile: Profile, context_tokens: int, concurrency: int) -> float:
     """Mean time of `concurrency` fetches of a whole prefix that begin at once, spread over the readers of one host, s."""
-    transfer = prefix_transfer(context_tokens, token_bytes)
+    transfer = prefix_transfer(context_tokens)
     paths = [default_path(profile, f"reader{i}") for i in range(min(NUM_READERS, concurrency))]
     requests = [(0, paths[i % len(paths)], transfer) for i in range(concurrency)]
     return sum(Fabric().run(requests)) / concurrency / 1e9
