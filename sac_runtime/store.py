@@ -23,7 +23,7 @@ from sac_runtime.label import Label
 from sac_runtime.layout import PAGE_BYTES, ByteArray, IntArray, KvLayout
 
 HUGE_PAGE_BYTES = 2 << 20
-DEFAULT_PREFETCH_ROWS = 8  # measured: scripts/bench/gather.py --sweep
+DEFAULT_PREFETCH_ROWS = 32  # measured: scripts/bench/gather.py --sweep
 MIN_ROWS_FOR_TEAM = 128  # below, waking a thread costs more than it saves; scripts/bench/gather.py
 
 

@@ -17,7 +17,7 @@ INLINE void prefetch_row(const struct sac_rows *r, int64_t i)
 {
     uintptr_t from = (uintptr_t)store_row(r, i);
     for (uintptr_t line = from & ~(uintptr_t)(SAC_LINE - 1); line < from + (uintptr_t)r->row_bytes; line += SAC_LINE)
-        _mm_prefetch((const char *)line, _MM_HINT_T0);
+        _mm_prefetch((const char *)line, _MM_HINT_T1);
 }
 
 /* `copy_line` moves 64 bytes; what is left of a row goes by 16 and then by 1. */

@@ -11,7 +11,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { SPINS_BEFORE_SLEEP = 20000, SPINS_BEFORE_YIELD = 20000 };
+enum { SPINS_BEFORE_SLEEP = 4000, SPINS_BEFORE_YIELD = 20000 };
 
 struct sac_team {
     const struct sac_rows *job;
