@@ -6,7 +6,7 @@ from types import FrameType
 
 import typer
 
-from emulation.cli import bedfile, beds, machine, run
+from emulation.cli import bedfile, beds, latency, machine, numa, run, serve
 from emulation.errors import CxlbedError
 from guest.errors import GuestError
 from qemu_configs.errors import BedFileError
@@ -20,12 +20,15 @@ app.command()(bedfile.schema)
 app.command()(machine.doctor)
 app.add_typer(machine.image_app, name="image")
 app.command()(run.run)
+app.command()(latency.latency)
+app.command()(serve.serve)
 app.command()(beds.up)
 app.command()(beds.status)
 app.command("exec", context_settings={"ignore_unknown_options": True})(beds.execute)
 app.command()(beds.ssh)
 app.command()(beds.console)
 app.command()(beds.down)
+app.command()(numa.numa)
 
 
 def main() -> None:
