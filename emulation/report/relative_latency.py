@@ -11,7 +11,7 @@ from emulation.report.tables import Cell, make_table
 from emulation.timing.replay import TierReplay
 
 _COLUMNS = [
-    "tier", "top-k us", "x dram", "us a step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
+    "tier", "top-k us", "x dram", "us a later step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
     "n* by time", "label", "profile",
 ]  # fmt: skip
 

@@ -5,7 +5,7 @@ Layers and steps come one after the other, as in decode: a layer's fetch begins 
 between them is left out: these are times of fetching alone. Several readers replay the same misses at once."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,10 +43,14 @@ class Recording:
         return int(self.misses.shape[1])
 
     @property
+    def later(self) -> "Recording":
+        """The steps after the first, which finds the buffer empty; the recording itself if there are none."""
+        return replace(self, misses=self.misses[1:]) if self.misses.shape[0] > 1 else self
+
+    @property
     def miss_rate(self) -> float:
-        """Part of the asked entries that was fetched: after the first step, which finds the buffer empty, if there are more."""
-        later = self.misses[1:] if self.misses.shape[0] > 1 else self.misses
-        return float(later.mean()) / self.top_k
+        """Part of the asked entries that the later steps fetched."""
+        return float(self.later.misses.mean()) / self.top_k
 
     @property
     def break_even_steps(self) -> float:
@@ -58,8 +62,8 @@ class Recording:
 @dataclass(frozen=True)
 class TierReplay:
     """One tier: fetching the recorded misses beside fetching the whole prefix once. Times are means over the readers.
-    ratio_to_dram: of the top-k time to that over local DRAM; break_even_steps: n* by bytes, _by_time: prefix_us over the
-    mean time of a step."""
+    topk_us: of all steps; step_us: of one later step; ratio_to_dram: of topk_us to that over local DRAM;
+    break_even_steps: n* by bytes; break_even_steps_by_time: prefix_us over step_us."""
 
     tier: str
     profile: str
@@ -98,6 +102,8 @@ def replay(recording: Recording, tiers: dict[str, list[Path]]) -> list[TierRepla
     if "dram" not in tiers:
         raise InputError(f"replay: tiers {', '.join(tiers)} lack dram, which ratios are set against")
     topk_ns = {tier: _topk_ns(recording, paths) for tier, paths in tiers.items()}
+    later = recording.later
+    step_ns = {tier: _topk_ns(later, paths) / later.misses.shape[0] for tier, paths in tiers.items()}
     prefix_ns = {tier: _prefix_ns(recording, paths) for tier, paths in tiers.items()}
     rows, prefix_rows = int(recording.misses.sum()), recording.context_tokens * recording.num_layers
     row_bytes, lines = recording.layout.row_bytes, recording.layout.lines_per_row
@@ -110,14 +116,14 @@ def replay(recording: Recording, tiers: dict[str, list[Path]]) -> list[TierRepla
             num_bytes=rows * row_bytes,
             lines=rows * lines,
             topk_us=topk_ns[tier] / 1e3,
-            step_us=topk_ns[tier] / recording.misses.shape[0] / 1e3,
+            step_us=step_ns[tier] / 1e3,
             ratio_to_dram=_over(topk_ns[tier], topk_ns["dram"]),
             prefix_bytes=prefix_rows * row_bytes,
             prefix_lines=prefix_rows * lines,
             prefix_us=prefix_ns[tier] / 1e3,
             prefix_ratio_to_dram=_over(prefix_ns[tier], prefix_ns["dram"]),
             break_even_steps=recording.break_even_steps,
-            break_even_steps_by_time=_over(prefix_ns[tier] * recording.misses.shape[0], topk_ns[tier]),
+            break_even_steps_by_time=_over(prefix_ns[tier], step_ns[tier]),
         )
         for tier, paths in tiers.items()
     ]
@@ -152,4 +158,5 @@ def _prefix_ns(recording: Recording, paths: Sequence[Path]) -> float:
 
 
 def _over(of: float, to: float) -> float:
+    """A ratio that knows nothing over nothing as 1 and something over nothing as without end."""
     return of / to if to else float("inf") if of else 1.0
