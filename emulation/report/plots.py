@@ -62,10 +62,26 @@ def draw_bars(path: Path, axes: Axes, groups: Sequence[str], series: Mapping[str
     for number, (name, values) in enumerate(series.items()):
         places = [group - 0.4 + width * (number + 0.5) for group in range(len(groups))]
         plot.bar(places, values, width, label=name)
-    plot.set_xticks(range(len(groups)), groups)
+    _name_groups(plot, groups)
     if axes.log_y:
         plot.set_yscale("log")
     _finish(path, figure, plot, axes)
+
+
+def draw_stacks(path: Path, axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
+    """Draw one bar a group into `path`, the series stacked in it: parts of a whole. series: as in `draw_bars`."""
+    figure, plot = _figure(path)
+    reached = [0.0] * len(groups)
+    for name, values in series.items():
+        plot.bar(range(len(groups)), values, 0.8, bottom=reached, label=name)
+        reached = [low + value for low, value in zip(reached, values, strict=True)]
+    _name_groups(plot, groups)
+    _finish(path, figure, plot, axes)
+
+
+def _name_groups(plot: Any, groups: Sequence[str]) -> None:
+    slanted: dict[str, Any] = {"rotation": 30, "ha": "right", "fontsize": 8} if len(groups) > 4 else {}
+    plot.set_xticks(range(len(groups)), groups, **slanted)
 
 
 def _figure(path: Path) -> tuple[Any, Any]:

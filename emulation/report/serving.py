@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from emulation.report.figures import significant
-from emulation.report.plots import Axes, Series, draw_bars, draw_lines
+from emulation.report.plots import Axes, Series, draw_lines, draw_stacks
 from emulation.report.tables import make_table
 from emulation.serving.compare import RIVALS, Comparison, Flip
 
@@ -16,6 +16,17 @@ Record = Mapping[str, Any]
 
 COLUMNS = ("tier", "context", "conc.", "out", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
+SETTING_NAMES = {
+    "context_tokens": "context",
+    "concurrency": "concurrency",
+    "output_tokens": "output",
+    "devices": "devices",
+    "servers": "servers",
+    "gpus": "GPUs",
+    "hot_buffer": "buffer",
+    "profile": "profile",
+    "round": "round",
+}
 TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma": "RDMA prefetch"}
 
 
@@ -29,8 +40,7 @@ def records_table(records: Sequence[Record]) -> Table:
 def draw_records(folder: Path, records: Sequence[Record], latencies: Sequence[Mapping[str, list[float]]]) -> list[Path]:
     """Draw what the records allow: throughput by context, by concurrency, latency distribution, where the time goes.
     latencies: for each record its distributions, name -> ms at even steps. Returns the files written."""
-    ran = [(record, latency) for record, latency in zip(records, latencies, strict=True) if record["fits"]]
-    done = [record for record, _ in ran]
+    done = [record for record in records if record["fits"]]
     written = []
     for key, words in (("context_tokens", "context, tokens"), ("concurrency", "concurrency")):
         if len({record[key] for record in done}) > 1:
@@ -38,7 +48,9 @@ def draw_records(folder: Path, records: Sequence[Record], latencies: Sequence[Ma
             draw_lines(path, Axes("Throughput", words, "output tokens a second", log_x=True), _lines(done, key))
             written.append(path)
     if done:
-        written += [_draw_distributions(folder, ran), _draw_time(folder, done)]
+        distributions = [latency for record, latency in zip(records, latencies, strict=True) if record["fits"]]
+        written.append(_draw_distributions(folder / "latency_cdf.svg", done, distributions))
+        written.append(_draw_time(folder / "where_the_time_goes.svg", done))
     return written
 
 
@@ -125,46 +137,45 @@ def _row(record: Record) -> tuple[Any, ...]:
     )
 
 
-def _name(record: Record, without: str = "") -> str:
-    """A short name of what was run, less the setting that the picture varies."""
-    parts = [TIER_NAMES[record["tier"]]]
-    if record["context_tokens"] and without != "context_tokens":
-        parts.append(f"{record['context_tokens'] / 1024:g}K")
-    if record["concurrency"] and without != "concurrency":
-        parts.append(f"at {record['concurrency']}")
-    if record["devices"]:
-        parts.append(f"{record['devices']} dev.")
-    return ", ".join([*parts, *([str(record["hot_buffer"])] if record["hot_buffer"] else [])])
+def _names(records: Sequence[Record], without: str = "") -> list[str]:
+    """A short name for each record: its tier, and the settings in which records of one tier differ, less one."""
+    varied = [key for key in SETTING_NAMES if key != without and _differ(records, key)]
+    return [
+        ", ".join(
+            [TIER_NAMES[record["tier"]], *(f"{SETTING_NAMES[key]} {record[key]}" for key in varied if record[key])]
+        )
+        for record in records
+    ]
+
+
+def _differ(records: Sequence[Record], key: str) -> bool:
+    values = {(record["tier"], record[key]) for record in records}
+    return len(values) > len({tier for tier, _ in values})
 
 
 def _lines(records: Sequence[Record], key: str) -> list[Series]:
     lines: dict[str, list[tuple[float, float]]] = {}
-    for record in records:
-        lines.setdefault(_name(record, without=key), []).append((record[key], record["output_throughput"]))
+    for name, record in zip(_names(records, without=key), records, strict=True):
+        lines.setdefault(name, []).append((record[key], record["output_throughput"]))
     return [
         Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()
     ]
 
 
-def _draw_distributions(folder: Path, ran: Sequence[tuple[Record, Mapping[str, list[float]]]]) -> Path:
-    path = folder / "latency_cdf.svg"
-    axes = Axes("End-to-end latency", "s", "share of requests that took no longer", log_x=True)
+def _draw_distributions(path: Path, records: Sequence[Record], latencies: Sequence[Mapping[str, list[float]]]) -> Path:
     series = []
-    for record, latency in ran:
+    for name, latency in zip(_names(records), latencies, strict=True):
         at_ms = latency["e2e_latency"]
         shares = [number / (len(at_ms) - 1) for number in range(len(at_ms))]
-        series.append(Series(_name(record), [value / 1e3 for value in at_ms], shares))
-    draw_lines(path, axes, series)
+        series.append(Series(name, [value / 1e3 for value in at_ms], shares))
+    draw_lines(path, Axes("End-to-end latency", "s", "share of requests that took no longer", log_x=True), series)
     return path
 
 
-def _draw_time(folder: Path, records: Sequence[Record]) -> Path:
-    path = folder / "where_the_time_goes.svg"
+def _draw_time(path: Path, records: Sequence[Record]) -> Path:
     states = list(records[0]["seconds_a_request"])
     spent = {state: [record["seconds_a_request"][state] for record in records] for state in states}
-    draw_bars(
-        path, Axes("Where a request's time goes", "", "s a request"), [_name(record) for record in records], spent
-    )
+    draw_stacks(path, Axes("Where a request's time goes", "", "s a request"), _names(records), spent)
     return path
 
 

@@ -72,19 +72,19 @@ class EngineCosts:
     + per token of the longest context (top-k selection: one block a sequence, so the longest sets its time)."""
 
     step_base_ns: float = 37.0e6
-    step_request_ns: float = 1.44e6
-    step_context_token_ns: float = 8.7
-    step_longest_token_ns: float = 49.0
+    step_request_ns: float = 1.454e6
+    step_context_token_ns: float = 8.43
+    step_longest_token_ns: float = 47.8
     prefill_token_ns: float = 1.54e6  # of one GPU while all prefill
     prefill_token_slope_ns: float = 1.75  # added for each token of context before it
     prefill_own_share: float = (
         0.35  # assumed: attention, the part of prefill that idle ranks cannot share (13 of 37 B weights)
     )
     admission_ns: float = 0.157e9  # scheduling, page tables and the last page's prefill
-    index_page_ns: float = 2.9e3  # set-up of one copy of a layer's page of indexer keys
-    prefetch_request_ns: float = 0.287e9  # look-up, registration and hand-over of one whole-prefix transfer
+    index_page_ns: float = 2.78e3  # set-up of one copy of a layer's page of indexer keys
+    prefetch_request_ns: float = 0.2985e9  # look-up, registration and hand-over of one whole-prefix transfer
     prefetch_ops_per_entry: float = 0.78  # work requests posted per KV entry of a prefix
-    prefetch_slowdown: float = 0.685  # part of the engine's speed lost while a prefix transfer is in flight
+    prefetch_slowdown: float = 0.712  # part of the engine's speed lost while a prefix transfer is in flight
 
 
 @dataclass(frozen=True)
