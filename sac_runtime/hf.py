@@ -1,0 +1,246 @@
+"""Hugging Face models with DeepSeek sparse attention, decoding with their KV in a pool.
+
+    pool = Pool.create(store, host=0, num_hosts=2, block_tokens=64, **pool_shape(model))
+    with pooled(model, pool):
+        model.generate(input_ids, attention_mask=attention_mask, max_new_tokens=64)
+
+Knows torch, transformers and one pool. The models are `deepseek_v32` and `glm_moe_dsa`. Their own code projects,
+rotates, scores and chooses; what the cache keeps and what decode attends over is ours:
+
+- Prefill writes rows to the pool layer by layer and attends as the untouched model does. A published prefix is not
+  computed again: its rows stay where they are, its indexer keys are loaded.
+- Decode fetches the chosen rows from the pool into hot buffers, attends over slots, and writes the new token's row
+  back. Blocks that become full are published to every host.
+- Indexer keys stay local, as SAC keeps them in HBM. A block carries a copy of its own, so that another host can decode.
+"""
+
+import hashlib
+import inspect
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.masking_utils import eager_mask
+
+from sac_runtime import hf_cache
+from sac_runtime.errors import GeometryError
+from sac_runtime.fetch import FetchConfig, Residency
+from sac_runtime.hf_cache import ModelParts, PooledCache
+from sac_runtime.hot_buffer import Counters
+from sac_runtime.layout import FloatArray
+from sac_runtime.pool import Pool
+from sac_runtime.trace import TraceHeader, TraceWriter
+
+MODEL_TYPES = ("deepseek_v32", "glm_moe_dsa")
+ATTENTION_NAME = "sac_pool"
+
+_SAMPLES_PER_WEIGHT = 1024
+
+AttentionInterface.register(ATTENTION_NAME, hf_cache.attention)
+AttentionMaskInterface.register(ATTENTION_NAME, eager_mask)
+
+
+def pool_shape(model: PreTrainedModel) -> dict[str, int]:
+    """What Pool.create must be told for `model`: num_layers, and index_key_bytes in the model's own precision."""
+    config = model.config
+    return {
+        "num_layers": config.num_hidden_layers,
+        "index_key_bytes": config.index_head_dim * model.dtype.itemsize,
+    }
+
+
+@contextmanager
+def pooled(
+    model: PreTrainedModel,
+    pool: Pool,
+    *,
+    capacity: int | None = None,
+    residency: Residency = Residency.SPARSE,
+    trace_path: Path | str | None = None,
+) -> Iterator["PooledModel"]:
+    """Keep the KV of `model` in `pool` while the body runs; afterwards the model is as before.
+
+    capacity: slots of a hot buffer, by default twice the model's top-k; residency: see sac_runtime.fetch; trace_path:
+    record there the top-k of every decode step of the first generate(). Prompts may differ in length, padded on the
+    left as generate() wants them; beam search and assisted decoding are refused.
+    Raises GeometryError for a model that is no MODEL_TYPES or does not fit the pool, PoolFullError, FencedError."""
+    _require_fit(model, pool)
+    previous_attention = model.config._attn_implementation
+    session = PooledModel(model, pool, capacity or 2 * model.config.index_topk, residency, trace_path)
+    with ExitStack() as resources:
+        resources.callback(session.close)
+        resources.callback(model.set_attn_implementation, previous_attention)
+        model.set_attn_implementation(ATTENTION_NAME)
+        resources.callback(model.register_forward_pre_hook(session._before_forward, with_kwargs=True).remove)
+        resources.callback(model.register_forward_hook(session._after_forward, with_kwargs=True).remove)
+        yield session
+
+
+class PooledModel:
+    """A model while `pooled` holds, and figures of its decode steps.
+
+    counters: of each layer, over all requests; reused_tokens: prompt tokens that the pool had and nobody computed."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pool: Pool,
+        capacity: int,
+        residency: Residency,
+        trace_path: Path | str | None,
+    ) -> None:
+        config = model.config
+        self.pool = pool
+        self.config = FetchConfig(config.num_hidden_layers, config.index_topk, capacity, residency)
+        self.counters = [Counters() for _ in range(config.num_hidden_layers)]
+        self.reused_tokens = 0
+        attentions = [layer.self_attn for layer in model.model.layers]
+        self._parts = ModelParts(
+            weights_digest(model),
+            model.dtype,
+            model.device,
+            [config.index_head_dim if attention.indexer is not None else 0 for attention in attentions],
+            [_split_kv_projection(attention) for attention in attentions],
+        )
+        self._parameters = list(inspect.signature(model.forward).parameters)
+        self._caches = weakref.WeakSet[PooledCache]()
+        self._trace_path = trace_path
+        self._trace: TraceWriter | None = None
+        self._traced_cache: weakref.ref[PooledCache] | None = None
+
+    def close(self) -> None:
+        """End the trace, and give back what the sequences hold in the pool beside published blocks."""
+        if self._trace is not None:
+            self._trace.close()
+        for cache in list(self._caches):
+            cache.close()
+
+    def _before_forward(
+        self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[()], dict[str, Any]]:
+        kwargs = dict(zip(self._parameters, args, strict=False)) | kwargs
+        cache = self._cache_of(model, kwargs)
+        if cache is None:
+            return (), kwargs
+        batch, num_new = kwargs["input_ids"].shape
+        pads = _left_padding(kwargs.get("attention_mask"), (batch, cache.num_columns + num_new))
+        _require_positions(pads, cache.num_columns, num_new, kwargs.get("position_ids"))
+        # A caller that wants the last logits alone, as generate() does, will not miss those of a reused prefix.
+        skipped = cache.begin_forward(kwargs["input_ids"], pads, reuse_prefix=kwargs.get("logits_to_keep") == 1)
+        self.reused_tokens += sum(max(0, skipped - pad) for pad in cache.pads)
+        for name in ("input_ids", "position_ids"):
+            if kwargs.get(name) is not None:
+                kwargs[name] = kwargs[name][:, skipped:]
+        return (), kwargs | {"past_key_values": cache, "pooled_cache": cache}
+
+    def _after_forward(
+        self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
+        cache = kwargs.get("pooled_cache")
+        if cache is not None:
+            cache.end_forward()
+            if cache.decoding and self._trace_path is not None:
+                self._record(cache, self._trace_path)
+
+    def _cache_of(self, model: PreTrainedModel, kwargs: dict[str, Any]) -> PooledCache | None:
+        """The cache of a forward, a new one where a sequence begins; None for a forward that keeps nothing."""
+        cache = kwargs.get("past_key_values")
+        use_cache = kwargs.get("use_cache")
+        if cache is None and not (model.config.use_cache if use_cache is None else use_cache):
+            return None
+        if kwargs.get("input_ids") is None:
+            raise GeometryError(
+                "pooled model: input_ids is missing; blocks are named by tokens, inputs_embeds cannot do"
+            )
+        if isinstance(cache, PooledCache):
+            return cache
+        if isinstance(cache, Cache) and cache.get_seq_length():
+            raise GeometryError(
+                "pooled model: past_key_values holds tokens that the pool has not; begin with the prompt"
+            )
+        cache = PooledCache(self.pool, self._parts, self.config, len(kwargs["input_ids"]), self.counters)
+        self._caches.add(cache)
+        return cache
+
+    def _record(self, cache: PooledCache, path: Path | str) -> None:
+        if self._trace is None:
+            before = tuple(len(sequence) - 1 for sequence in cache.sequences)
+            header = TraceHeader(self.config.num_layers, self.config.top_k, before, "recorded from a pooled model")
+            self._trace = TraceWriter(path, header)
+            self._traced_cache = weakref.ref(cache)
+        if self._traced_cache is not None and self._traced_cache() is cache:
+            self._trace.write_step(cache.chosen)
+
+
+def weights_digest(model: PreTrainedModel) -> bytes:
+    """16 bytes that tell models apart, so that none takes another's KV for its own.
+
+    Over the config's architecture and up to 1024 evenly spaced values of each weight: quick for any size, but blind to
+    two models that differ between those places alone."""
+    digest = hashlib.blake2b(repr((model.config.model_type, model.config.rope_parameters)).encode(), digest_size=16)
+    for name, weight in model.named_parameters():
+        stride = max(1, weight.numel() // _SAMPLES_PER_WEIGHT)
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(weight.detach().flatten()[::stride].float().cpu().numpy().tobytes())
+    return digest.digest()
+
+
+def _require_fit(model: PreTrainedModel, pool: Pool) -> None:
+    config, geometry = model.config, pool.geometry
+    if config.model_type not in MODEL_TYPES:
+        raise GeometryError(f"pooled model: model_type={config.model_type!r} must be one of {', '.join(MODEL_TYPES)}")
+    widths, wanted = (geometry.layout.latent, geometry.layout.rope), (config.kv_lora_rank, config.qk_rope_head_dim)
+    if widths != wanted:
+        raise GeometryError(
+            f"pooled model: the pool's rows hold {widths} values, the model makes {wanted} (latent, RoPE key); "
+            "create the pool with a layout of these widths"
+        )
+    shape = pool_shape(model)
+    if geometry.num_layers < shape["num_layers"] or geometry.index_key_bytes != shape["index_key_bytes"]:
+        raise GeometryError(
+            f"pooled model: the pool has num_layers={geometry.num_layers} and index_key_bytes="
+            f"{geometry.index_key_bytes}, the model needs {shape}; create the pool with pool_shape(model)"
+        )
+
+
+def _left_padding(attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> list[int]:
+    """Padding columns of each request. shape: requests and columns so far.
+    Raises GeometryError for padding anywhere but on the left."""
+    if attention_mask is None:
+        return [0] * shape[0]
+    if attention_mask.shape != shape:
+        raise GeometryError(
+            f"pooled model: attention_mask has shape {tuple(attention_mask.shape)}; it must be 2D, {shape}, "
+            "a number for each request and column so far"
+        )
+    mask = attention_mask.bool().cpu()
+    if (mask[:, :-1] & ~mask[:, 1:]).any():
+        raise GeometryError("pooled model: attention_mask pads behind a token; pad prompts on the left")
+    return [int(pad) for pad in (~mask).sum(dim=1)]
+
+
+def _require_positions(pads: list[int], num_past: int, num_new: int, position_ids: torch.Tensor | None) -> None:
+    """Raise GeometryError unless each request's first token is at position 0: RoPE is in the rows, so a prefix is
+    reusable only where its tokens always have the same positions."""
+    columns = torch.arange(num_past, num_past + num_new)
+    expected = columns - torch.tensor(pads)[:, None]
+    given = columns.expand_as(expected) if position_ids is None else position_ids.cpu()
+    if ((given != expected) & (expected >= 0)).any():
+        raise GeometryError(
+            "pooled model: position_ids must count each request's tokens from 0, as generate() makes them; "
+            "give position_ids = attention_mask.cumsum(-1) - 1"
+        )
+
+
+def _split_kv_projection(attention: Any) -> tuple[FloatArray, FloatArray]:
+    """kv_b_proj as w_uk (H, nope, D) and w_uv (H, v, D)."""
+    weight = attention.kv_b_proj.weight.detach().float().cpu().numpy()
+    heads = weight.reshape(attention.num_heads, -1, weight.shape[1])
+    w_uk, w_uv = np.split(heads, [attention.qk_nope_head_dim], axis=1)
+    return w_uk, w_uv
