@@ -89,11 +89,19 @@ class Session:
                     failure = str(error) or type(error).__name__
             time.sleep(POLL_S)
         raise SilentGuestError(
-            f"{self._name()} did not answer over SSH within {deadline_s:.0f} s: {failure}{self._tail()}"
+            f"{self._name()} did not answer over SSH within {deadline_s:g} s: {failure}{self._tail()}"
         )
 
-    def run(self, command: str, stdin: Iterable[bytes] = (), check: bool = True, name: str | None = None) -> Outcome:
-        """Run a shell command. stdin: in pieces, sent as the command reads them; name: what to call it in an error, if it is long.
+    def run(
+        self,
+        command: str,
+        stdin: Iterable[bytes] = (),
+        check: bool = True,
+        name: str | None = None,
+        heard: Callable[[bytes], None] | None = None,
+    ) -> Outcome:
+        """Run a shell command. stdin: in pieces, sent as the command reads them; name: what to call it in an error, if it is long;
+        heard: is given stdout piece by piece as it comes.
         Raises CommandError if it ends with another status than 0 and `check` holds."""
         channel = self._connection.create_session()
         with channel:
@@ -106,7 +114,7 @@ class Session:
             for thread in beside:
                 thread.start()
             stdout = bytearray()
-            _collect(channel.recv, stdout)
+            _collect(channel.recv, stdout, heard)
             status = channel.recv_exit_status()
             for thread in beside:
                 thread.join()
@@ -116,12 +124,17 @@ class Session:
         return outcome
 
     def python(
-        self, target: str, arguments: Sequence[str] = (), stdin: Iterable[bytes] = (), check: bool = True
+        self,
+        target: str,
+        arguments: Sequence[str] = (),
+        stdin: Iterable[bytes] = (),
+        check: bool = True,
+        heard: Callable[[bytes], None] | None = None,
     ) -> Outcome:
         """Run a Python module (a dotted name) or script (a path in the guest) with the runtime on its path."""
         how = [target] if "/" in target else ["-m", target]
         words = ["env", f"PYTHONPATH={PYTHON_PATH}", "python3", *how, *arguments]
-        return self.run(shlex.join(words), stdin=stdin, check=check)
+        return self.run(shlex.join(words), stdin=stdin, check=check, heard=heard)
 
     def put(self, content: bytes | Path, path: str) -> None:
         """Write `content`, or a file of this machine, to `path` in the guest."""
@@ -199,7 +212,11 @@ def _feed(channel: paramiko.Channel, stdin: Iterable[bytes]) -> None:
         channel.shutdown_write()
 
 
-def _collect(receive: Callable[[int], bytes], collected: bytearray) -> None:
+def _collect(
+    receive: Callable[[int], bytes], collected: bytearray, heard: Callable[[bytes], None] | None = None
+) -> None:
     """Append what the guest sends until it sends no more."""
     while chunk := receive(CHUNK_BYTES):
         collected += chunk
+        if heard is not None:
+            heard(chunk)

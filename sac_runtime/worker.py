@@ -1,23 +1,25 @@
 """One host's part in a job that spans hosts, as a command: write a context's KV into a pool, or decode from it.
 
-    python -m sac_runtime.worker ROLES JOB < request > reply
+    python -m sac_runtime.worker TASKS < requests > replies
 
-ROLES is a comma-separated list of populate, corrupt and fetch, done in that order by one process over one store; JOB is a JSON
-object, the fields of `Job`. The same command runs in a guest on emulated CXL and on a host with a real device. It gets and gives
-back bytes of fixed shape; whether they are right is for the caller to say, who kept the truth. numpy alone, and no clock: what it
-does on an emulated device takes a time that means nothing.
+TASKS is a JSON list of `{"role": "populate" | "corrupt" | "fetch", "job": {fields of Job}}`, done one after another; tasks on one
+store share its mapping. The same command runs in a guest on emulated CXL and on a host with a real device. It gets and gives back
+bytes of fixed shape; whether they are right is for the caller to say, who kept the truth. numpy alone, and no clock: what it does
+on an emulated device takes a time that means nothing.
 
     request of populate   (T,) int64 tokens, then for each layer (T, row_bytes) uint8
     request of corrupt    three int64: layer, token, byte
     request of fetch      (T,) int64 tokens, then for each step and layer: (T + step + 1,) fp32 scores, (H, D + R) fp32 queries,
                           (row_bytes,) uint8, the new token's row
-    reply                 an npz archive, see `Reply`; empty where nothing was fetched
+    reply of each         int64 size_bytes, then as many bytes: of fetch an npz archive, see `Reply`; of the others none
 """
 
 import hashlib
+import io
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -45,11 +47,10 @@ WRITER, READER, NUM_HOSTS = 0, 1, 2  # host numbers in the pool; on one host two
 @dataclass(frozen=True)
 class Job:
     """What the writer and the reader of a context agree on. store: `dax:/dev/dax0.0`, `shared:PATH` or `numa:NODE`, the last
-    for both roles in one process. num_contexts: how many the pool has room for; create: this context is the pool's first."""
+    for all its roles in one process."""
 
     store: str
     layout: str
-    num_contexts: int
     context_tokens: int
     num_layers: int
     num_heads: int
@@ -57,7 +58,6 @@ class Job:
     capacity: int
     num_steps: int
     softmax_scale: float
-    create: bool
 
     @property
     def kv_layout(self) -> KvLayout:
@@ -75,8 +75,8 @@ class Job:
 
     @property
     def geometry(self) -> PoolGeometry:
-        """Arenas are equal, so the reader's is as large as the writer's: all contexts and the canary."""
-        blocks = self.num_contexts * max(self.num_blocks, self.num_tail_blocks) + 1
+        """Arenas are equal, so the reader's is as large as the writer's: the context and the canary."""
+        blocks = max(self.num_blocks, self.num_tail_blocks) + 1
         return PoolGeometry(self.kv_layout, NUM_HOSTS, self.num_layers, BLOCK_TOKENS, blocks)
 
     def open_store(self) -> MappedStore:
@@ -97,7 +97,7 @@ class Job:
 
 
 class Reply:
-    """What a reader saw, for S steps, L layers, k entries. Arrays of `save`:
+    """What a reader saw, for S steps, L layers, k entries. Arrays of `packed`:
 
     positions: (S, L, k) int32, the exact top-k, -1 past its end; digests: (S, L, k, 16) uint8, blake2b of each chosen row as
     attention read it; attention: (S, L, H, D) fp32; written: (S, L, 16) uint8, blake2b of each new row as the pool holds it;
@@ -123,14 +123,17 @@ class Reply:
         self.misses[at] = plan.misses
         self.miss_tokens.append(plan.miss_rows)
 
-    def save(self, file: BinaryIO) -> None:
+    def packed(self) -> bytes:
+        """The arrays as an npz archive."""
         arrays: dict[str, Any] = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         arrays["miss_tokens"] = np.concatenate(self.miss_tokens)
         arrays["wrong_canaries"] = np.array(self.wrong_canaries, np.int64)
+        file = io.BytesIO()
         np.savez(file, **arrays)
+        return file.getvalue()
 
 
-class _Recorded(Request):
+class _Watched(Request):
     """A request that remembers the last plan and what was asked of it."""
 
     plan_made: Plan
@@ -184,14 +187,14 @@ def fetch(job: Job, store: KvStore, request: BinaryIO) -> Reply:
         tail = pool.row_table(pool.allocate(job.num_tail_blocks))
         table = RowTable(np.concatenate([prefix.first_layer, tail.first_layer]), prefix.layer_rows)
         config = FetchConfig(job.num_layers, job.top_k, job.capacity)
-        with _Recorded(Home(store, table), config, job.context_tokens, job.context_tokens + job.num_steps) as sequence:
+        with _Watched(Home(store, table), config, job.context_tokens, job.context_tokens + job.num_steps) as sequence:
             for index in range(job.num_steps):
                 _decode_token(job, index, sequence, request, reply)
         _read_back(job, store, table, reply)
     return reply
 
 
-def _decode_token(job: Job, index: int, sequence: _Recorded, request: BinaryIO, reply: Reply) -> None:
+def _decode_token(job: Job, index: int, sequence: _Watched, request: BinaryIO, reply: Reply) -> None:
     sequence.begin_step()
     for layer in range(job.num_layers):
         (attention,) = step(layer, [sequence], [_next_query(job, index, request)], job.softmax_scale)
@@ -229,8 +232,7 @@ def _to_memory(store: KvStore, rows: IntArray) -> None:
 
 
 def _writers_pool(job: Job, store: KvStore) -> Pool:
-    if not job.create:
-        return Pool.open(store, host=WRITER, expected=job.geometry)
+    """A new pool in `store`, whatever it held before."""
     geometry = job.geometry
     pool = Pool.create(
         store,
@@ -284,19 +286,35 @@ _ROLES: dict[str, Callable[[Job, KvStore, BinaryIO], Reply | None]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Do the roles; the reply goes to standard output. Returns the exit status."""
-    roles, fields = arguments
-    job = Job(**json.loads(fields))
+    """Do the tasks, replying to each as it is done. Returns the exit status."""
+    stores: dict[str, KvStore] = {}
     try:
-        with job.open_store() as store:
-            for role in roles.split(","):
-                reply = _ROLES[role](job, store, sys.stdin.buffer)
-                if reply is not None:
-                    reply.save(sys.stdout.buffer)
+        with ExitStack() as open_stores:
+            for task in json.loads(arguments[0]):
+                job = Job(**task["job"])
+                if job.store not in stores:
+                    stores[job.store] = open_stores.enter_context(job.open_store())
+                reply = _ROLES[task["role"]](job, stores[job.store], sys.stdin.buffer)
+                _send(sys.stdout.buffer, b"" if reply is None else reply.packed())
     except SacError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     return 0
+
+
+def _send(out: BinaryIO, reply: bytes) -> None:
+    out.write(len(reply).to_bytes(8, "little") + reply)
+    out.flush()
+
+
+def split_replies(replies: bytes) -> list[bytes]:
+    """What a worker wrote, task by task."""
+    found = []
+    while replies:
+        end = 8 + int.from_bytes(replies[:8], "little")
+        found.append(replies[8:end])
+        replies = replies[end:]
+    return found
 
 
 if __name__ == "__main__":

@@ -12,9 +12,11 @@ from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.errors import InputError
 
+MISMATCHES_SHOWN = 10
+
 if TYPE_CHECKING:
     from emulation.machines.bed import Bed
-    from emulation.mainjob.job import Flip, Verdict
+    from emulation.mainjob.share import Flip, Verdict
 
 FileOrName = Annotated[str, typer.Argument(metavar="[FILE]", help="A bed file, or the name of a stock topology.")]
 
@@ -23,10 +25,10 @@ def run(
     file: FileOrName = "shared-pool",
     context: Annotated[int, typer.Option(help="Tokens of each context.")] = 16384,
     layers: Annotated[int, typer.Option(help="Layers; DeepSeek-V3.2 has 61.")] = 4,
-    heads: Annotated[int, typer.Option(help="Attention heads; DeepSeek-V3.2 has 128.")] = 16,
+    heads: Annotated[int, typer.Option(help="Attention heads; DeepSeek-V3.2 has 128.")] = 8,
     top_k: Annotated[int, typer.Option(help="Entries that attention takes part in.")] = 2048,
     rows: Annotated[str, typer.Option(help="Row format: fp8 (656 B, padded to 704) or bf16 (1152 B).")] = "fp8",
-    steps: Annotated[int, typer.Option(help="Tokens to decode.")] = 4,
+    steps: Annotated[int, typer.Option(help="Tokens to decode.")] = 3,
     hot_buffer: Annotated[int, typer.Option(help="Slots of each layer's hot buffer.")] = 6144,
     seed: Annotated[int, typer.Option(help="Seed of rows, scores and queries.")] = 0,
     trace: Annotated[Path | None, typer.Option(help="Replay the choices of this recorded trace.")] = None,
@@ -65,7 +67,7 @@ def run(
 
 
 def _flip(text: str | None) -> "Flip | None":
-    from emulation.mainjob.job import Flip
+    from emulation.mainjob.share import Flip
 
     if text is None:
         return None
@@ -89,8 +91,6 @@ def _result(bed: "Bed", verdicts: "list[Verdict]") -> dict[str, object]:
 def _show(bed: "Bed", verdicts: "list[Verdict]") -> None:
     from rich.console import Console
     from rich.table import Table
-
-    from emulation.mainjob.job import MISMATCHES_SHOWN
 
     table = Table("store", "written by", "fetched by", "rows", "bytes", "lines", "verified", "attention error", "label")
     for verdict in verdicts:

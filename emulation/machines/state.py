@@ -28,7 +28,7 @@ RECORD = "bed.json"
 
 @dataclass(frozen=True)
 class HostRecord:
-    """One host of a bed: what is needed to reach it. stores: region or NUMA node -> its name for the runtime (`dax:/dev/dax0.0`)."""
+    """One host of a bed: how to reach it. stores: region or NUMA node -> its name for the runtime (`dax:/dev/dax0.0`)."""
 
     name: str
     domain: str

@@ -98,10 +98,10 @@ class Context:
             (self.shape.num_heads, LATENT + ROPE), dtype=np.float32
         )
 
-    def expected_attention(self, step: int, layer: int, rows: ByteArray) -> FloatArray:
-        """(H, LATENT) fp32 by the dense masked reference. rows: what `rows(layer)` returned."""
-        values = decode(rows[: self.shape.context_tokens + step + 1], self.shape.rows)
-        return dense_masked_attention(self.query(step, layer), values, self.topk[step].tokens(layer))
+    def expected_attention(self, layer: int, rows: ByteArray) -> list[FloatArray]:
+        """(H, D) fp32 for each step, by the dense masked reference. rows: what `rows(layer)` returned."""
+        values = decode(rows, self.shape.rows)
+        return [dense_masked_attention(self.query(step.index, layer), values, step.tokens(layer)) for step in self.topk]
 
     def _ever_chosen(self, layer: int) -> NDArray[np.bool_]:
         chosen = np.zeros(self.shape.context_tokens + self.shape.num_steps, dtype=bool)

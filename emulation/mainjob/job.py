@@ -1,77 +1,19 @@
-"""Drives the main job on a bed: gives each host its part and compares what comes back with the truth. Knows beds and workers.
+"""Drives the main job on a bed: gives each host its part, hands what comes back to the judge. Knows beds and workers.
 
-What the guests took for it is no figure: QEMU's wall clock says nothing about CXL. Every result is labelled `functional`.
+What the guests take for it is no figure: QEMU's wall clock says nothing about CXL.
 """
 
-import io
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
 from itertools import chain
+from threading import Semaphore
 from typing import Any
 
-import numpy as np
-
 from emulation.errors import InputError, MachineError
-from emulation.machines.bed import Bed, Progress
+from emulation.machines.bed import Bed, Progress, side_by_side
 from emulation.mainjob.context import Context, JobShape
-from emulation.mainjob.reference import SOFTMAX_SCALE
-from sac_runtime.label import Label
-from sac_runtime.layout import ByteArray, FloatArray, IntArray
-from sac_runtime.worker import Job, digests
-
-# fp32 sums over 2048 entries in another order than the reference's fp64; outputs are means of values of size 1.
-ATTENTION_TOLERANCE = 1e-4
-MISMATCHES_SHOWN = 10
-CONNECT_DEADLINE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """One memory that holds a context, as the host that writes and the host that reads map it."""
-
-    name: str
-    writer: str
-    writer_store: str
-    reader: str
-    reader_store: str
-
-    @property
-    def is_private(self) -> bool:
-        """Whether the memory is one process's own, so that one process must both write and read."""
-        return self.writer_store.startswith("numa:")
-
-
-@dataclass(frozen=True)
-class Flip:
-    """One bit of a written row to be flipped behind the pool's back. token None: the first that the first step chooses."""
-
-    layer: int
-    token: int | None = None
-    byte: int = 0
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What was found for one context. fetched_*: what the reader's misses moved; lines: cache lines that they touched;
-    entries: rows as attention saw them, over all steps and layers; mismatches: sentences, empty if all is right."""
-
-    place: Place
-    fetched_rows: int
-    fetched_bytes: int
-    fetched_lines: int
-    entries: int
-    entries_right: int
-    attention_error: float
-    mismatches: list[str]
-    misses: IntArray = field(repr=False)
-    miss_tokens: IntArray = field(repr=False)
-    label: Label = Label.FUNCTIONAL
-
-    def record(self) -> dict[str, Any]:
-        """For --json."""
-        arrays = {"misses": self.misses.tolist(), "miss_tokens": None, "place": asdict(self.place)}
-        return {name: value for name, value in {**vars(self), **arrays}.items() if value is not None}
+from emulation.mainjob.share import Flip, Place, Share, Verdict, judge
+from sac_runtime.worker import split_replies
 
 
 def places(bed: Bed) -> list[Place]:
@@ -104,120 +46,64 @@ def run(bed: Bed, shape: JobShape, flip: Flip | None, progress: Progress) -> lis
             f"run: flip {flip.layer}:{flip.token}:{flip.byte} lies outside {shape.num_layers} layers"
             f" of rows of {shape.layout.row_bytes} bytes"
         )
-    return [
-        _run_one(bed, place, Context(shape, n), None if n else flip, progress) for n, place in enumerate(places(bed))
-    ]
+    shares = [Share(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed))]
+    replies = _exchange(bed, shares, progress)
+    progress("comparing with the truth")
+    return [judge(share, reply) for share, reply in zip(shares, replies, strict=True)]
 
 
-def _run_one(bed: Bed, place: Place, context: Context, flip: Flip | None, progress: Progress) -> Verdict:
-    shape, truth = context.shape, _Truth(context)
-    roles = "populate,corrupt" if flip else "populate"
-    to_write = chain(truth.prefix(), _spoiling(context, flip))
-    progress(f"{place.name}: {place.writer} writes {shape.num_layers} layers of {shape.context_tokens} tokens")
-    if place.is_private:
-        reply = _work(
-            bed, place.writer, f"{roles},fetch", place.writer_store, shape, chain(to_write, truth.questions())
-        )
-    else:
-        _work(bed, place.writer, roles, place.writer_store, shape, to_write)
-        progress(
-            f"{place.name}: {place.reader} decodes {shape.num_steps} tokens with the top {shape.top_k} of each layer"
-        )
-        reply = _work(bed, place.reader, "fetch", place.reader_store, shape, truth.questions())
-    with np.load(io.BytesIO(reply)) as arrays:
-        return _judge(context, place, truth, dict(arrays))
+def _exchange(bed: Bed, shares: list[Share], progress: Progress) -> list[bytes]:
+    """Have every context written and fetched: one host reads a context while the other writes the next."""
+    writer, reader = shares[0].place.writer, shares[0].place.reader
+    to_write = [task for share in shares for task in share.writing()]
+    to_read = [task for share in shares for task in share.reading()]
+    if any(share.place.is_private for share in shares):
+        tasks = [task for share in shares for task in (*share.writing(), *share.reading())]
+        request = chain.from_iterable(chain(share.to_write(progress), share.questions(progress)) for share in shares)
+        return [reply for reply in _work(bed, writer, tasks, request) if reply]
+    doorbell = _Doorbell([share.written for share in shares for _ in share.writing()])
+    replies: list[bytes] = []
+
+    def write() -> None:
+        try:
+            _work(
+                bed, writer, to_write, chain.from_iterable(share.to_write(progress) for share in shares), doorbell.heard
+            )
+        finally:
+            doorbell.ring_all()  # a reader must not wait for a writer that failed
+
+    def read() -> None:
+        replies.extend(_work(bed, reader, to_read, chain.from_iterable(share.questions(progress) for share in shares)))
+
+    side_by_side([write, read])
+    return replies
 
 
-class _Truth:
-    """What is kept of a context outside the guests: the hash of each row and the expected attention."""
+class _Doorbell:
+    """Rings one bell after another as a writer's empty replies, eight bytes each, come in."""
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self.digests: list[ByteArray] = []  # by layer, (T + S, 16)
-        self.attention: list[list[FloatArray]] = []  # by layer and step
-        self._new_rows: list[ByteArray] = []  # by layer, (S, row_bytes)
+    def __init__(self, bells: list[Semaphore]) -> None:
+        self._bells = bells
+        self._heard_bytes = 0
 
-    def prefix(self) -> Iterator[bytes]:
-        """The request of populate; each layer is hashed and attended to on its way out, and then forgotten."""
-        context, shape = self._context, self._context.shape
-        yield context.token_ids.tobytes()
-        for layer in range(shape.num_layers):
-            rows = context.rows(layer)
-            yield rows[: shape.context_tokens].tobytes()
-            self.digests.append(digests(rows))
-            self._new_rows.append(rows[shape.context_tokens :])
-            self.attention.append([context.expected_attention(step, layer, rows) for step in range(shape.num_steps)])
+    def heard(self, chunk: bytes) -> None:
+        rung, self._heard_bytes = self._heard_bytes // 8, self._heard_bytes + len(chunk)
+        for bell in self._bells[rung : self._heard_bytes // 8]:
+            bell.release()
 
-    def questions(self) -> Iterator[bytes]:
-        """The request of fetch."""
-        context, shape = self._context, self._context.shape
-        yield context.token_ids.tobytes()
-        for step in range(shape.num_steps):
-            for layer in range(shape.num_layers):
-                yield context.scores(step, layer).tobytes()
-                yield context.query(step, layer).tobytes()
-                yield self._new_rows[layer][step].tobytes()
+    def ring_all(self) -> None:
+        for bell in self._bells:
+            bell.release()
 
 
-def _spoiling(context: Context, flip: Flip | None) -> Iterator[bytes]:
-    """The request of corrupt, if there is to be any."""
-    if flip is None:
-        return
-    token = int(context.topk[0].tokens(flip.layer)[0]) if flip.token is None else flip.token
-    yield np.array([flip.layer, token, flip.byte], np.int64).tobytes()
-    yield context.token_ids.tobytes()
-
-
-def _work(bed: Bed, host: str, roles: str, store: str, shape: JobShape, request: Iterable[bytes]) -> bytes:
-    """Have a worker on `host` do `roles`; returns what it replied."""
-    job = Job(
-        store=store,
-        layout=shape.rows,
-        num_contexts=1,
-        context_tokens=shape.context_tokens,
-        num_layers=shape.num_layers,
-        num_heads=shape.num_heads,
-        top_k=shape.top_k,
-        capacity=shape.hot_buffer,
-        num_steps=shape.num_steps,
-        softmax_scale=SOFTMAX_SCALE,
-        create=True,
-    )
+def _work(
+    bed: Bed,
+    host: str,
+    tasks: list[dict[str, Any]],
+    request: Iterable[bytes],
+    heard: Callable[[bytes], None] | None = None,
+) -> list[bytes]:
+    """Have a worker on `host` do `tasks`; returns its replies."""
     with bed.session(host) as session:
-        return session.python("sac_runtime.worker", [roles, json.dumps(asdict(job))], stdin=request).stdout
-
-
-def _judge(context: Context, place: Place, truth: _Truth, reply: dict[str, Any]) -> Verdict:
-    shape = context.shape
-    wrong = [f"layer {layer}: its canary is not where the reader looks" for layer in reply["wrong_canaries"].tolist()]
-    entries_right, error = 0, 0.0
-    for step in range(shape.num_steps):
-        for layer in range(shape.num_layers):
-            chosen = context.topk[step].tokens(layer)
-            found = reply["positions"][step, layer][: len(chosen)]
-            if not np.array_equal(found, chosen):
-                wrong.append(f"step {step}, layer {layer}: the top-k differs from the exact one")
-                continue
-            same = (reply["digests"][step, layer][: len(chosen)] == truth.digests[layer][chosen]).all(axis=1)
-            entries_right += int(same.sum())
-            wrong += [_misplaced(truth, step, layer, int(row)) for row in chosen[~same]]
-            off = np.abs(reply["attention"][step, layer] - truth.attention[layer][step]).max()
-            error = float(max(error, off)) if np.isfinite(off) else float("inf")
-            if not off <= ATTENTION_TOLERANCE:
-                wrong.append(
-                    f"step {step}, layer {layer}: attention is off by {off:.3g} (allowed {ATTENTION_TOLERANCE:g})"
-                )
-            if not np.array_equal(reply["written"][step, layer], truth.digests[layer][shape.context_tokens + step]):
-                wrong.append(f"step {step}, layer {layer}: the new token's row was not written back as it is")
-    misses = reply["misses"].astype(np.int64)
-    rows = int(misses.sum())
-    layout = shape.layout
-    lines = rows * layout.lines_per_row
-    entries = sum(len(step.tokens(layer)) for step in context.topk for layer in range(shape.num_layers))
-    return Verdict(
-        place, rows, rows * layout.row_bytes, lines, entries, entries_right, error, wrong, misses, reply["miss_tokens"]
-    )
-
-
-def _misplaced(truth: _Truth, step: int, layer: int, row: int) -> str:
-    return f"step {step}, layer {layer}, row {row}: its bytes are not those that were written"
+        outcome = session.python("sac_runtime.worker", [json.dumps(tasks)], stdin=request, heard=heard)
+    return split_replies(outcome.stdout)

@@ -36,11 +36,11 @@ def dense_masked_attention(query: FloatArray, values: FloatArray, chosen: NDArra
     query: (H, LATENT + ROPE); values: (T, LATENT + ROPE), may hold NaN where not chosen. Returns (H, LATENT) fp32."""
     mask = np.zeros(len(values), dtype=bool)
     mask[chosen] = True
-    clean = np.where(mask[:, None], values, 0).astype(np.float64)
-    logits = np.where(mask, query.astype(np.float64) @ clean.T * SOFTMAX_SCALE, -np.inf)
+    logits = np.where(mask, (query @ values.T).astype(np.float64) * SOFTMAX_SCALE, -np.inf)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
-    output: FloatArray = (weights @ clean[:, :LATENT]).astype(np.float32)
+    latent = np.where(mask[:, None], values[:, :LATENT], 0)  # a weight of 0 does not silence a NaN
+    output: FloatArray = weights.astype(np.float32) @ latent
     return output
 
 
