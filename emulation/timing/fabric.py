@@ -6,7 +6,7 @@ curve with the load that *others* put on the path's busiest link; a reader's own
 
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
-from math import exp
+from math import ceil, exp
 from typing import Any
 
 from emulation.timing.link import NEVER_NS, FairLink
@@ -48,10 +48,14 @@ class _Pending:
 
     __slots__ = ("earliest_ns", "end_ns", "late_ns", "legs_left", "served_ns", "token")
 
-    def __init__(self, earliest_ns: int, late_ns: int, legs_left: int, token: Any) -> None:
-        self.earliest_ns, self.late_ns, self.legs_left, self.token = earliest_ns, late_ns, legs_left, token
+    earliest_ns: int
+    late_ns: int
+    end_ns: int
+
+    def __init__(self, num_legs: int, token: Any) -> None:
+        self.legs_left = num_legs
         self.served_ns = 0  # last end on a link so far
-        self.end_ns = NEVER_NS
+        self.token = token
 
 
 class Fabric:
@@ -66,14 +70,14 @@ class Fabric:
         self.num_link_events = 0
         self._events: list[tuple[int, int, FairLink | _Pending]] = []
         self._sequence = 0
+        self._stepped = True  # ends are events for `step`
         self._routes: dict[int, tuple[Path, list[FairLink], OthersLoad | None]] = {}
 
     def submit(self, at_ns: int, path: Path, transfer: Transfer, token: Any = None) -> None:
         """Begin a transfer at `at_ns`; `step` returns `token` when it ends. ValueError if `at_ns` lies in the past."""
         links, _ = self._begin(at_ns, path, transfer, token)
         for link in links:
-            if link.next_end_ns < link.scheduled_ns:
-                self._schedule(link)
+            self._schedule(link)
 
     def next_event_ns(self) -> int | None:
         """When `step` has something to do next; None when nothing is in flight."""
@@ -87,18 +91,22 @@ class Fabric:
             return at_ns, what.token
         if what.scheduled_ns == at_ns:
             what.scheduled_ns = NEVER_NS
-        self._end_on(what, at_ns)
-        if what.next_end_ns < what.scheduled_ns:
-            self._schedule(what)
+        ended: list[tuple[int, _Pending]] = []
+        what.end_until(at_ns, ended)
+        self._collect(ended)
+        self._schedule(what)
         return None
 
     def run(self, requests: Iterable[tuple[int, Path, Transfer]]) -> list[int]:
         """Ends in ns of transfers (begin in ns, path, transfer), given in order of time, on an idle fabric.
         With all begins known the links need not be looked at together, which is faster than `submit` and `step`."""
+        self._stepped = False
         in_flight = [self._begin(at_ns, path, transfer, None)[1] for at_ns, path, transfer in requests]
+        ended: list[tuple[int, _Pending]] = []
         for link in self.links.values():
-            self._end_on(link, NEVER_NS - 1)
-        self._events.clear()
+            link.end_until(NEVER_NS - 1, ended)
+        self._collect(ended)
+        self._stepped = True
         ends = [pending.end_ns for pending in in_flight]
         self.now_ns = max([self.now_ns, *ends])
         return ends
@@ -112,28 +120,30 @@ class Fabric:
             raise ValueError(f"fabric: at_ns={at_ns} lies before now_ns={self.now_ns}; submit in order of time")
         self.now_ns = at_ns
         _, links, others = self._routes.get(id(path)) or self._route(path)
+        ended: list[tuple[int, _Pending]] = []
         for link in links:
             if link.next_end_ns <= at_ns:
-                self._end_on(link, at_ns)
-        works = path.works_ns(transfer)
-        load = 0.0
-        if others is not None and (load := others.update(at_ns, [link.busy_ns(at_ns) for link in links], works)):
-            works[0] = path.reader_ns(transfer, load)
-        pending = _Pending(at_ns + path.profile.floor_ns, path.late_ns(transfer, load), len(links), token)
-        for link, work_ns in zip(links, works, strict=True):
-            link.submit(at_ns, work_ns, pending)
+                link.end_until(at_ns, ended)
+        self._collect(ended)
+        pending = _Pending(len(links), token)
+        reader_ns, *shared_ns = path.works_ns(transfer)
+        busy_ns = [link.submit(at_ns, work_ns, pending) for link, work_ns in zip(links[1:], shared_ns, strict=True)]
+        load = others.update(at_ns, busy_ns, shared_ns) if others is not None else 0.0
+        links[0].submit(at_ns, path.reader_ns(transfer, load) if load else reader_ns, pending)
+        pending.earliest_ns = at_ns + path.profile.floor_ns
+        pending.late_ns = path.late_ns(transfer, load)
         self.num_link_events += len(links)
         return links, pending
 
     def _route(self, path: Path) -> tuple[Path, list[FairLink], OthersLoad | None]:
         links = [self.links.setdefault(name, FairLink(name)) for name in path.links]
         rises = path.profile.loaded_latency[-1][1] > 1
-        route = path, links, OthersLoad(len(links)) if rises else None
+        route = path, links, OthersLoad(len(links) - 1) if rises else None
         self._routes[id(path)] = route  # the route holds the path, so that its id stays its own
         return route
 
-    def _end_on(self, link: FairLink, at_ns: int) -> None:
-        ended = link.end_until(at_ns)
+    def _collect(self, ended: list[tuple[int, _Pending]]) -> None:
+        """Book the ends on links, and end the transfers that these were the last of."""
         self.num_link_events += len(ended)
         for end_ns, pending in ended:
             pending.legs_left -= 1
@@ -141,12 +151,15 @@ class Fabric:
                 pending.served_ns = end_ns
             if not pending.legs_left:
                 pending.end_ns = max(pending.earliest_ns, pending.served_ns + pending.late_ns)
-                self._push(pending.end_ns, pending)
+                if self._stepped:
+                    self._push(pending.end_ns, pending)
 
     def _schedule(self, link: FairLink) -> None:
         """Look at the link when it next ends a request. One that others delay since is looked at again."""
-        link.scheduled_ns = link.next_end_ns
-        self._push(link.next_end_ns, link)
+        end_ns = ceil(link.next_end_ns)
+        if end_ns < link.scheduled_ns:
+            link.scheduled_ns = end_ns
+            self._push(end_ns, link)
 
     def _push(self, at_ns: int, what: FairLink | _Pending) -> None:
         self._sequence += 1

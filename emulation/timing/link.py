@@ -29,7 +29,7 @@ class FairLink:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.next_end_ns = NEVER_NS  # when the next request ends if none comes before
+        self.next_end_ns = float(NEVER_NS)  # when the next request ends if none comes before; not rounded
         self.scheduled_ns = NEVER_NS  # for whoever looks after many links: when it will look at this one
         self._now_ns = 0.0
         self._busy_ns = 0.0
@@ -41,8 +41,8 @@ class FairLink:
         """Requests in service."""
         return len(self._finish_heap)
 
-    def submit(self, at_ns: float, work_ns: float, token: Any = None) -> None:
-        """Add a request of `work_ns` at `at_ns`; `token` comes back when it ends."""
+    def submit(self, at_ns: float, work_ns: float, token: Any = None) -> float:
+        """Add a request of `work_ns` at `at_ns`; `token` comes back when it ends. Returns the busy time so far."""
         heap = self._finish_heap
         if heap:
             elapsed_ns = at_ns - self._now_ns
@@ -51,11 +51,11 @@ class FairLink:
         self._now_ns = at_ns
         self._sequence += 1
         heappush(heap, (self._shared_ns + work_ns, self._sequence, token))
-        self.next_end_ns = ceil(at_ns + (heap[0][0] - self._shared_ns) * len(heap) - _ROUNDING_NS)
+        self.next_end_ns = at_ns + (heap[0][0] - self._shared_ns) * len(heap) - _ROUNDING_NS
+        return self._busy_ns
 
-    def end_until(self, at_ns: int) -> list[tuple[int, Any]]:
-        """Take the requests that end up to `at_ns`, in order: (end in ns, token)."""
-        ended = []
+    def end_until(self, at_ns: int, ended: list[tuple[int, Any]]) -> None:
+        """Take the requests that end up to `at_ns`: append (end in ns, token) of each to `ended`, in order."""
         heap = self._finish_heap
         while self.next_end_ns <= at_ns:
             finish, _, token = heappop(heap)
@@ -63,11 +63,11 @@ class FairLink:
             self._now_ns += elapsed_ns
             self._busy_ns += elapsed_ns
             self._shared_ns = finish
-            ended.append((self.next_end_ns, token))
-            self.next_end_ns = (
-                ceil(self._now_ns + (heap[0][0] - finish) * len(heap) - _ROUNDING_NS) if heap else NEVER_NS
-            )
-        return ended
+            ended.append((ceil(self.next_end_ns), token))
+            if heap:
+                self.next_end_ns = self._now_ns + (heap[0][0] - finish) * len(heap) - _ROUNDING_NS
+            else:
+                self.next_end_ns = NEVER_NS
 
     def busy_ns(self, at_ns: float) -> float:
         """Time with at least one request in service, up to `at_ns` (not before the last event)."""

@@ -1,5 +1,8 @@
 """TimedStore: real bytes, modelled time."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -150,6 +153,38 @@ def test_a_shared_wall_clock_read_pays_its_request_cost_once(store):
     rows = np.arange(2048)
     assert read(timed, rows)[0] >= path("sac-gpu-rdma").idle_ns(Transfer(2048, 2048 * 704)) - timed.clock.overshoot_ns
     assert timed._links.booked_ns("reader0.adapter") == pytest.approx(2198 + 2048 * 500, abs=10)
+
+
+READ_TEN_TIMES = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from emulation.stores.timed import TimedStore
+from emulation.timing.clock import WallClock
+from emulation.timing.paths import default_path
+from emulation.timing.profile import load_profile
+from emulation.timing.reservations import Reservations
+from sac_runtime.layout import KvLayout
+from sac_runtime.store import MappedStore
+layout, clock = KvLayout.fp8(), WallClock()
+with MappedStore.anonymous(layout, 2048, huge_pages=False) as store, Reservations(Path(sys.argv[1])) as links:
+    timed = TimedStore(store, default_path(load_profile("rdma-100g"), reader=sys.argv[2]), clock, links)
+    out = np.empty((2048, layout.row_bytes), np.uint8)
+    print(clock.now_ns())
+    for _ in range(10):
+        timed.read_rows(np.arange(2048), out)
+    print(clock.now_ns())
+"""
+
+
+def test_two_processes_on_one_adapter_take_no_less_than_it_needs_for_both(tmp_path):
+    command = [sys.executable, "-c", READ_TEN_TIMES, str(tmp_path / "links")]
+    running = [subprocess.Popen([*command, f"p{i}"], stdout=subprocess.PIPE, text=True) for i in range(2)]
+    spans = [tuple(map(int, process.communicate(timeout=60)[0].split())) for process in running]
+    with Reservations(tmp_path / "links") as links:
+        booked_ns = links.booked_ns("host0.adapter")
+    assert booked_ns == pytest.approx(2 * 10 * 2048 * 500, rel=0.001)
+    assert max(end for _, end in spans) - min(begin for begin, _ in spans) >= 0.99 * booked_ns
 
 
 def test_a_chase_takes_the_profile_s_latency_a_read(store):

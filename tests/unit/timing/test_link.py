@@ -3,24 +3,30 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from emulation.timing.link import NEVER_NS, FairLink
 
 
 def ends_of(link, requests):
     """Ends by token of (at, work, token) in order of time."""
-    ends = {}
+    ended = []
     for at_ns, work_ns, token in requests:
-        ends |= {token_: end for end, token_ in link.end_until(at_ns)}
+        link.end_until(at_ns, ended)
         link.submit(at_ns, work_ns, token)
-    return ends | {token_: end for end, token_ in link.end_until(NEVER_NS - 1)}
+    link.end_until(NEVER_NS - 1, ended)
+    return {token: end for end, token in ended}
 
 
 def test_a_lone_request_is_in_service_at_t_minus_1_and_done_at_t():
     link = FairLink("d0")
     link.submit(100, 250, "a")
-    assert link.end_until(349) == []
-    assert link.end_until(350) == [(350, "a")]
+    ended = []
+    link.end_until(349, ended)
+    assert ended == []
+    link.end_until(350, ended)
+    assert ended == [(350, "a")]
     assert link.next_end_ns == NEVER_NS
 
 
@@ -55,6 +61,25 @@ def test_the_link_works_off_all_it_was_given():
     link = FairLink("d0")
     ends = ends_of(link, requests)
     assert link.busy_ns(max(ends.values())) == pytest.approx(sum(work for _, work, _ in requests), abs=1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 300)), min_size=1, max_size=40))
+def test_no_link_serves_faster_than_it_can_nor_idles_with_work_left(gaps_and_works):
+    at, requests = 0, []
+    for number, (gap, work) in enumerate(gaps_and_works):
+        at += gap
+        requests.append((at, work, number))
+    link = FairLink("d0")
+    ends = ends_of(link, requests)
+    for at_ns, work, number in requests:
+        assert ends[number] >= at_ns + work
+    for time_ns in ends.values():
+        done = sum(work for _, work, number in requests if ends[number] <= time_ns)
+        assert done <= time_ns - requests[0][0]
+    idle_from = 0  # the busy period's end, by the work that came: Lindley
+    for at_ns, work, _ in requests:
+        idle_from = max(idle_from, at_ns) + work
+    assert max(ends.values()) == idle_from
 
 
 @pytest.mark.parametrize("utilisation", [0.3, 0.6, 0.8])
