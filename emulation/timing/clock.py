@@ -2,6 +2,7 @@
 Knows time, no links and no stores."""
 
 import time
+from array import array
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -59,30 +60,26 @@ class VirtualClock:
 class InjectorError:
     """How well stalls met what was asked of them; apart from the error of the model that asked."""
 
-    requested_ns: list[int] = field(default_factory=list)
-    achieved_ns: list[int] = field(default_factory=list)
-    num_late: int = 0  # requests that were over already when the stall began: the real access was slower
+    relative: array[float] = field(default_factory=lambda: array("d"))  # of each honoured stall, signed
+    num_late: int = 0  # stalls that were over before they began: the real access was slower
     late_ns: int = 0  # by how much, in all
 
     def add(self, requested_ns: int, achieved_ns: int, late: bool) -> None:
         if late:
             self.num_late += 1
             self.late_ns += achieved_ns - requested_ns
-            return
-        self.requested_ns.append(requested_ns)
-        self.achieved_ns.append(achieved_ns)
+        else:
+            self.relative.append((achieved_ns - requested_ns) / max(1, requested_ns))
 
     def absorb(self, other: "InjectorError") -> None:
         """Take in what another clock booked."""
-        self.requested_ns += other.requested_ns
-        self.achieved_ns += other.achieved_ns
+        self.relative.extend(other.relative)
         self.num_late += other.num_late
         self.late_ns += other.late_ns
 
     def summary(self) -> dict[str, float | int]:
-        """Error |achieved - requested| / requested: median and p99 of the honoured requests; then the late ones."""
-        requested = np.asarray(self.requested_ns, dtype=np.float64)
-        error = np.abs(np.asarray(self.achieved_ns) - requested) / np.maximum(requested, 1.0)
+        """Error |achieved - requested| / requested: median and p99 of the honoured stalls; then the late ones."""
+        error = np.abs(np.asarray(self.relative))
         median, p99 = np.percentile(error, [50, 99]) if error.size else (0.0, 0.0)
         return {
             "num_honoured": int(error.size),

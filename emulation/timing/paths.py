@@ -13,7 +13,7 @@ from functools import cached_property
 from math import ceil
 
 from emulation.errors import InputError
-from emulation.timing.profile import Bandwidth, Profile, load_profile
+from emulation.timing.profile import Bandwidth, Profile, load_profile, read_by_gpu
 from qemu_configs.topology import Attachment, Topology
 
 
@@ -123,11 +123,14 @@ def default_path(profile: Profile, reader: str = "reader0", host: str = "host0")
     return make_path(profile, reader, [Route(f"{host}.adapter", f"{host}.{name}.port", name) for name in names])
 
 
-def bed_path(topology: Topology, host: str, devices: Sequence[str], reader: str, default_profile: str) -> Path:
+def bed_path(
+    topology: Topology, host: str, devices: Sequence[str], reader: str, default_profile: str, read_by: str = "cpu"
+) -> Path:
     """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
 
     Links: the host bridge is the adapter, a switch gives one port a device, devices are shared by all hosts that hold
-    them. The devices' profile holds, `default_profile` where they name none. Raises InputError where the host lacks a
+    them. The devices' profile holds, `default_profile` where they name none; read_by: cpu, or gpu for the same devices read
+    over PCIe. Raises InputError where the host lacks a
     device or the devices' profiles differ."""
     attachments = {attachment.device: attachment for attachment in topology.host(host).attachments()}
     for name in devices:
@@ -137,8 +140,10 @@ def bed_path(topology: Topology, host: str, devices: Sequence[str], reader: str,
     if len(profiles) != 1:
         found = ", ".join(sorted(profiles)) or "none"
         raise InputError(f"host {host!r}: profiles of {', '.join(devices)} are {found}; one path needs one profile")
-    routes = [_route(host, attachments[name]) for name in devices]
-    return make_path(load_profile(profiles.pop()), f"{host}.{reader}", routes)
+    profile = load_profile(profiles.pop())
+    if read_by == "gpu" and profile.read_by == "cpu":
+        profile = read_by_gpu(profile)
+    return make_path(profile, f"{host}.{reader}", [_route(host, attachments[name]) for name in devices])
 
 
 def _route(host: str, attachment: Attachment) -> Route:

@@ -95,6 +95,14 @@ def test_latency_follows_the_curve_under_the_load_of_others():
     assert alone[-1] - 20_000_000 == idle  # its own load is in the links, not in the curve
 
 
+def test_a_victim_behind_a_loaded_switch_loses_what_was_published():
+    # arXiv 2608.13712: 230 to 1624 ns, and the victim loses 82.6% of its bandwidth. The curve holds the first; a reader's
+    # fixed window then gives the second, which nothing was fitted to.
+    path = default_path(load_profile("cxl-switched-220"))
+    lost = 1 - path.reader_ns(ROWS, load=0.0) / path.reader_ns(ROWS, load=1.0)
+    assert lost == pytest.approx(0.826, abs=0.05)
+
+
 def test_open_loop_and_stepped_simulation_agree():
     rng = random.Random(2)
     paths = [default_path(load_profile("cxl-switched-400"), f"r{i}", f"h{i // 2}") for i in range(6)]

@@ -4,6 +4,7 @@ import pytest
 
 from emulation.errors import InputError
 from emulation.timing.paths import Transfer, bed_path
+from qemu_configs.bedfile import load, stock_names
 from qemu_configs.topology import Bridge, Device, Host, Switch, Topology
 
 DEVICES = tuple(Device(name=f"d{i}", serial=i + 1, size=1 << 28, profile="cxl-direct-140") for i in range(2))
@@ -56,3 +57,21 @@ def test_devices_of_unlike_profiles_make_no_path():
 def test_a_device_that_the_host_lacks_is_named():
     with pytest.raises(InputError, match="host 'a': devices='d9' is not attached; it holds d0, d1"):
         bed_path(TWO_BRIDGES, "a", ["d9"], "cpu0", "cxl-direct-140")
+
+
+def test_a_gpu_reads_the_same_devices_over_pcie():
+    core, gpu = (bed_path(TWO_BRIDGES, "a", ["d0"], "r", "unused", read_by) for read_by in ("cpu", "gpu"))
+    assert (gpu.links, gpu.stripes) == (core.links, core.stripes)
+    assert gpu.profile.name == "cxl-direct-140@gpu"
+
+
+@pytest.mark.parametrize("name", stock_names())
+def test_every_stock_topology_has_a_path_to_each_of_its_devices(name):
+    topology = load(name)
+    for host in topology.hosts:
+        for device in topology.devices_of(host):
+            path = bed_path(topology, host.name, [device.name], "cpu0", "cxl-direct-140")
+            assert path.links[-1] == device.name
+            assert path.idle_ns(Transfer(1, 64)) >= path.profile.read_latency_ns
+        for region in host.regions:
+            assert bed_path(topology, host.name, region.devices, "cpu0", "cxl-direct-140")
