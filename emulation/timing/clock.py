@@ -60,7 +60,7 @@ class VirtualClock:
 class InjectorError:
     """How well stalls met what was asked of them; apart from the error of the model that asked."""
 
-    relative: array[float] = field(default_factory=lambda: array("d"))  # of each honoured stall, signed
+    relative: "array[float]" = field(default_factory=lambda: array("d"))  # of each honoured stall, signed
     num_late: int = 0  # stalls that were over before they began: the real access was slower
     late_ns: int = 0  # by how much, in all
 
