@@ -33,6 +33,7 @@ _SIZES = {
     "v_head_dim": 128,
     "index_head_dim": 128,
     "index_n_heads": 8,
+    "max_position_embeddings": 163840,  # 40 x 4096, as yarn below says
 }
 _YARN = {
     "rope_type": "yarn",
