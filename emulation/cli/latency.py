@@ -57,7 +57,9 @@ ContextOption = Annotated[str | None, typer.Option("--context", help="Prefix len
 ConcurrencyOption = Annotated[str | None, typer.Option("--concurrency", help="Fetches at once (figure 3).")]
 StoreOption = Annotated[
     str | None,
-    typer.Option("--store", help="Move real bytes: anonymous, shared:PATH, dax:PATH or numa:NODE (overwritten)."),
+    typer.Option(
+        "--store", help="Move real bytes: anonymous, shared:PATH (a new file), dax:PATH (overwritten), numa:NODE."
+    ),
 ]
 BareOption = Annotated[
     Label | None, typer.Option("--bare", help="With --store: time it as it is; numa-measured or hardware.")

@@ -47,7 +47,7 @@ def _cells(one: TierReplay) -> list[Cell]:
 
 def _note(replays: Sequence[TierReplay]) -> str:
     steps = replays[0].break_even_steps
-    when = "never, as the later steps missed nothing" if steps == float("inf") else f"after n* = {steps:,.0f} steps"
+    when = "never, as the later steps missed nothing" if steps is None else f"after n* = {steps:,.0f} steps"
     return (
         "Top-k fetches the recorded misses, layer by layer; the prefix is fetched whole, once. By bytes, top-k has moved "
         f"more than the prefix {when}; by time, after the steps in the column. Fetching alone, no compute."

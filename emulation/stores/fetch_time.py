@@ -73,7 +73,7 @@ class _Arm:
 @contextmanager
 def open_store(spec: str, layout: KvLayout, num_rows: int) -> Iterator[MappedStore]:
     """The store that `spec` names (STORE_KINDS), filled with `expected_rows`. Raises InputError for another spec.
-    A shared file or a DAX device is overwritten."""
+    A DAX device is overwritten; a shared file must be a new or an empty one."""
     with _mapped(spec, layout, num_rows) as store:
         for first in range(0, num_rows, _ROWS_A_WRITE):
             rows = np.arange(first, min(first + _ROWS_A_WRITE, num_rows), dtype=np.int64)
@@ -133,6 +133,8 @@ def _mapped(spec: str, layout: KvLayout, num_rows: int) -> MappedStore:
     if kind == "anonymous" and not where:
         return MappedStore.anonymous(layout, num_rows)
     if kind == "shared" and where:
+        if Path(where).exists() and Path(where).stat().st_size:
+            raise InputError(f"latency: store={spec!r} holds something already; give the path of a new file")
         return MappedStore.shared(where, layout=layout, num_rows=num_rows)
     if kind == "dax" and where:
         return MappedStore.dax(where, layout=layout, num_rows=num_rows)

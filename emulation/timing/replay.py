@@ -53,17 +53,17 @@ class Recording:
         return float(self.later.misses.mean()) / self.top_k
 
     @property
-    def break_even_steps(self) -> float:
-        """n* = length / (k x miss rate): steps after which top-k fetches have moved more than the prefix once. inf: never."""
+    def break_even_steps(self) -> float | None:
+        """n* = length / (k x miss rate): steps after which top-k fetches have moved more than the prefix once; None: never."""
         rows_a_step = self.top_k * self.miss_rate
-        return self.context_tokens / rows_a_step if rows_a_step else float("inf")
+        return self.context_tokens / rows_a_step if rows_a_step else None
 
 
 @dataclass(frozen=True)
 class TierReplay:
     """One tier: fetching the recorded misses beside fetching the whole prefix once. Times are means over the readers.
     topk_us: of all steps; step_us: of one later step; ratio_to_dram: of topk_us to that over local DRAM;
-    break_even_steps: n* by bytes; break_even_steps_by_time: prefix_us over step_us."""
+    break_even_steps: n* by bytes; break_even_steps_by_time: prefix_us over step_us; None: never."""
 
     tier: str
     profile: str
@@ -78,8 +78,8 @@ class TierReplay:
     prefix_lines: int
     prefix_us: float
     prefix_ratio_to_dram: float
-    break_even_steps: float
-    break_even_steps_by_time: float
+    break_even_steps: float | None
+    break_even_steps_by_time: float | None
 
 
 def recording_of_plans(plans: Sequence[Sequence[Plan]], context_tokens: int, top_k: int, layout: KvLayout) -> Recording:
@@ -117,13 +117,13 @@ def replay(recording: Recording, tiers: dict[str, list[Path]]) -> list[TierRepla
             lines=rows * lines,
             topk_us=topk_ns[tier] / 1e3,
             step_us=step_ns[tier] / 1e3,
-            ratio_to_dram=_over(topk_ns[tier], topk_ns["dram"]),
+            ratio_to_dram=topk_ns[tier] / topk_ns["dram"] if rows else 1.0,
             prefix_bytes=prefix_rows * row_bytes,
             prefix_lines=prefix_rows * lines,
             prefix_us=prefix_ns[tier] / 1e3,
-            prefix_ratio_to_dram=_over(prefix_ns[tier], prefix_ns["dram"]),
+            prefix_ratio_to_dram=prefix_ns[tier] / prefix_ns["dram"],
             break_even_steps=recording.break_even_steps,
-            break_even_steps_by_time=_over(prefix_ns[tier], step_ns[tier]),
+            break_even_steps_by_time=prefix_ns[tier] / step_ns[tier] if step_ns[tier] else None,
         )
         for tier, paths in tiers.items()
     ]
@@ -155,8 +155,3 @@ def _prefix_ns(recording: Recording, paths: Sequence[Path]) -> float:
     row_bytes = recording.layout.lines_per_row * LINE_BYTES
     transfer = prefix_transfer(recording.context_tokens, recording.num_layers, row_bytes)
     return sum(Fabric().run([(0, path, transfer) for path in paths])) / len(paths)
-
-
-def _over(of: float, to: float) -> float:
-    """A ratio that knows nothing over nothing as 1 and something over nothing as without end."""
-    return of / to if to else float("inf") if of else 1.0

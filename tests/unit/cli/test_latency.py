@@ -91,6 +91,10 @@ def test_a_shared_file_and_a_table_work_too(tmp_path):
     result = run(*arguments, "--rows", "fp8", "--tier", "rdma")
     assert "not honoured" in result.stdout
     assert "injector's own error" in result.stdout
+    content = (tmp_path / "pool").read_bytes()
+    with pytest.raises(InputError, match="holds something already"):
+        run(*arguments)
+    assert (tmp_path / "pool").read_bytes() == content
 
 
 @pytest.mark.parametrize("figure", ["5", "3"])

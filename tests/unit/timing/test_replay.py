@@ -56,7 +56,14 @@ def test_break_even_is_length_over_what_later_steps_miss():
 
 def test_a_recording_without_later_misses_never_breaks_even():
     recording = Recording(np.array([[100], [0]]), 4096, 2048, KvLayout.bf16())
-    assert recording.break_even_steps == float("inf")
+    assert recording.break_even_steps is None
+    cxl = by_tier(recording)["cxl"]
+    assert (cxl.step_us, cxl.break_even_steps_by_time) == (0, None)
+
+
+def test_a_recording_that_fetched_nothing_takes_no_time():
+    cxl = by_tier(Recording(np.zeros((2, 2), np.int64), 4096, 2048, KvLayout.bf16()))["cxl"]
+    assert (cxl.topk_us, cxl.ratio_to_dram, cxl.num_bytes) == (0, 1.0, 0)
 
 
 def test_readers_of_one_pool_slow_one_another_down():
