@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
+from typing import TYPE_CHECKING
 
 from emulation.errors import InputError
 from emulation.timing.profile import Bandwidth, Profile, load_profile, read_by_gpu
-from qemu_configs.topology import Attachment, Topology
+
+if TYPE_CHECKING:
+    from qemu_configs.topology import Attachment, Topology
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def default_path(profile: Profile, reader: str = "reader0", host: str = "host0")
 
 
 def bed_path(
-    topology: Topology, host: str, devices: Sequence[str], reader: str, default_profile: str, read_by: str = "cpu"
+    topology: "Topology", host: str, devices: Sequence[str], reader: str, default_profile: str, read_by: str = "cpu"
 ) -> Path:
     """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
 
@@ -146,7 +149,7 @@ def bed_path(
     return make_path(profile, f"{host}.{reader}", [_route(host, attachments[name]) for name in devices])
 
 
-def _route(host: str, attachment: Attachment) -> Route:
+def _route(host: str, attachment: "Attachment") -> Route:
     switch, name = attachment.switch, attachment.device
     port = None if switch is None else f"{host}.{switch.name}.{name}"
     return Route(f"{host}.{attachment.bridge.name}", port, name)

@@ -8,6 +8,7 @@ import pytest
 
 from emulation.errors import InputError
 from emulation.stores.chain import write_chain
+from emulation.stores.incoherent import IncoherentStore
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import VirtualClock, WallClock
 from emulation.timing.paths import Route, Transfer, default_path, make_path
@@ -153,6 +154,18 @@ def test_a_shared_wall_clock_read_pays_its_request_cost_once(store):
     rows = np.arange(2048)
     assert read(timed, rows)[0] >= path("sac-gpu-rdma").idle_ns(Transfer(2048, 2048 * 704)) - timed.clock.overshoot_ns
     assert timed._links.booked_ns("reader0.adapter") == pytest.approx(2198 + 2048 * 500, abs=10)
+
+
+def test_wrappers_go_around_one_another_in_any_order(store):
+    rows = np.array([3, 99])
+    for wrapped in (
+        TimedStore(IncoherentStore(store), path(), VirtualClock()),
+        TimedStore(TimedStore(store, path(), VirtualClock()), path(), VirtualClock()),
+    ):
+        elapsed_ns, out = read(wrapped, rows)
+        assert elapsed_ns == path().idle_ns(Transfer(2, 2 * 704))
+        assert np.array_equal(out, read(store, rows)[1])
+    assert np.array_equal(read(IncoherentStore(TimedStore(store, path(), VirtualClock())), rows)[1], out)
 
 
 READ_TEN_TIMES = """
