@@ -4,44 +4,28 @@ Knows the rules and how a breach is worded (owner, field, value, rule, fix); col
 stands for a number that could not be read (topology.UNREADABLE_IS_ZERO): rules pass it over, that breach being known.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import combinations, pairwise
-from typing import TypeVar
+from itertools import pairwise
 
-from qemu_configs.topology import (
-    GIB,
-    GRANULARITIES_BYTES,
-    MIB,
-    NAME_PATTERN,
-    WAYS,
-    Access,
-    Bridge,
-    Device,
-    Host,
-    NumaNode,
-    Pool,
-    Region,
-    Switch,
-    Topology,
-    Window,
-    format_size,
+from qemu_configs.interleave import region_problems, window_problems
+from qemu_configs.topology import MIB, Access, Bridge, Device, Host, Pool, Topology, format_size
+from qemu_configs.wording import (
+    CAPACITY_STEP_BYTES,
+    capacity_problem,
+    choices,
+    equal_pairs,
+    name_problem,
+    name_problems,
+    round_up,
 )
 
-CAPACITY_STEP_BYTES = 256 * MIB  # CXL 3.0 section 9.14.1.3; QEMU's CXL_CAPACITY_MULTIPLIER
 MAX_BRIDGES = 16  # PCI slots of pcie.0 that rendering keeps for them
 MAX_PORTS = 16  # root ports a bridge, downstream ports a switch
-MAX_WINDOWS = 16  # QEMU's CXL_FMW array
-HDM_DECODERS = 4  # of each device, switch and bridge in QEMU
-HDM_TARGETS = 8  # a decoder's target list
 MAX_DC_REGIONS = 8  # CXL 3.1 section 9.13.3
-ADDRESS_SPACE_BYTES = 960 * GIB  # of a guest's 1 TiB (phys-bits 40), what lies below the reserved range at its end
 HMAT_MAX = 65534  # QEMU packs latencies and bandwidths of one table in 16 bits
 MIN_DRAM_BYTES = 256 * MIB  # below it Debian's kernel with its initramfs does not start
 _SERIAL_UNSET = 2**64 - 1
-
-_Part = TypeVar("_Part", Device, Host, Bridge, Switch, Window, Region, NumaNode, Pool)
 
 
 @dataclass(frozen=True)
@@ -62,7 +46,7 @@ def _machine(topology: Topology, machine: Machine) -> Iterator[str]:
     """A device's memory counts once, however many hosts share it."""
     needed = topology.memory_needed_bytes()
     if needed > machine.memory_bytes:
-        excess = format_size(_next_step(needed - machine.memory_bytes))
+        excess = format_size(round_up(needed - machine.memory_bytes))
         yield (
             f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
             f"({machine.memory_bytes}; take {excess} off some memory or size)"
@@ -78,9 +62,9 @@ def _machine(topology: Topology, machine: Machine) -> Iterator[str]:
 
 
 def _devices(topology: Topology) -> Iterator[str]:
-    yield from _names("topology", "devices", topology.devices)
-    yield from _name("topology", topology.name)
-    for first, second in _equal_pairs(topology.devices, lambda device: device.serial):
+    yield from name_problems("topology", "devices", topology.devices)
+    yield from name_problem("topology", topology.name)
+    for first, second in equal_pairs(topology.devices, lambda device: device.serial):
         yield (
             f"device '{second.name}': serial={second.serial:#x} is also device '{first.name}''s "
             "(the guest finds a device by its serial; give each its own)"
@@ -95,14 +79,14 @@ def _device(device: Device) -> Iterator[str]:
         yield f"{owner}: serial={device.serial} is not a 64-bit number from 1 to 2^64-2 (choose one, such as 0x5ac0)"
     if device.size_bytes is None and device.dc_size_bytes is None:
         yield f"{owner}: size and dc_size are both missing; a device needs memory (add size: 512M)"
-    yield from _capacity(owner, "size_bytes", device.size_bytes)
-    yield from _capacity(owner, "dc_size_bytes", device.dc_size_bytes)
+    yield from capacity_problem(owner, "size_bytes", device.size_bytes)
+    yield from capacity_problem(owner, "dc_size_bytes", device.dc_size_bytes)
     if device.dc_regions > MAX_DC_REGIONS:
         yield f"{owner}: dc_regions={device.dc_regions} is outside 1 to {MAX_DC_REGIONS} (choose one of them)"
     elif (
         device.dc_regions and device.dc_size_bytes and device.dc_size_bytes % (device.dc_regions * CAPACITY_STEP_BYTES)
     ):
-        fix = format_size(_next_step(device.dc_size_bytes, device.dc_regions * CAPACITY_STEP_BYTES))
+        fix = format_size(round_up(device.dc_size_bytes, device.dc_regions * CAPACITY_STEP_BYTES))
         yield (
             f"{owner}: dc_size_bytes={device.dc_size_bytes} does not split in dc_regions={device.dc_regions} regions "
             f"of whole 256 MiB (next: {fix})"
@@ -114,7 +98,7 @@ def _device(device: Device) -> Iterator[str]:
 def _hosts(topology: Topology) -> Iterator[str]:
     if not topology.hosts:
         yield "topology: hosts is empty; a bed has at least one host (add one with a bridge and a window)"
-    yield from _names("topology", "hosts", topology.hosts)
+    yield from name_problems("topology", "hosts", topology.hosts)
     for host in topology.hosts:
         yield from (f"host '{host.name}': {problem}" for problem in _host(host, topology))
 
@@ -127,12 +111,12 @@ def _host(host: Host, topology: Topology) -> Iterator[str]:
         yield "has neither a device nor a further NUMA node; there is nothing to emulate (attach a device to a bridge)"
     yield from _numa(host)
     yield from _bridges(host, topology)
-    yield from _windows(host)
-    yield from _regions(host, topology)
+    yield from window_problems(host)
+    yield from region_problems(host, topology)
 
 
 def _numa(host: Host) -> Iterator[str]:
-    yield from _names("", "numa_nodes", host.numa_nodes)
+    yield from name_problems("", "numa_nodes", host.numa_nodes)
     if host.numa_nodes and host.local_access is None:
         yield "local_access is missing; the HMAT needs node 0 beside numa_nodes (add its latencies and bandwidths)"
     if host.local_access is not None:
@@ -153,13 +137,13 @@ def _access(owner: str, access: Access) -> Iterator[str]:
 
 def _dram(field: str, size_bytes: int, least_bytes: int) -> Iterator[str]:
     if size_bytes and (size_bytes < least_bytes or size_bytes % (2 * MIB)):
-        fix = format_size(max(least_bytes, _next_step(size_bytes, 2 * MIB)))
+        fix = format_size(max(least_bytes, round_up(size_bytes, 2 * MIB)))
         yield f"{field}={size_bytes} is not a multiple of 2 MiB from {format_size(least_bytes)} on (next: {fix})"
 
 
 def _bridges(host: Host, topology: Topology) -> Iterator[str]:
-    yield from _names("", "bridges", host.bridges)
-    yield from _names("", "switches", [switch for bridge in host.bridges for switch in bridge.switches])
+    yield from name_problems("", "bridges", host.bridges)
+    yield from name_problems("", "switches", [switch for bridge in host.bridges for switch in bridge.switches])
     yield from _attachments(host, topology)
     yield from _buses(host.bridges)
     if len(host.bridges) > MAX_BRIDGES:
@@ -178,7 +162,7 @@ def _attachments(host: Host, topology: Topology) -> Iterator[str]:
     for attachment in host.attachments():
         place = f"switch '{attachment.switch.name}'" if attachment.switch else f"bridge '{attachment.bridge.name}'"
         if attachment.device not in known:
-            yield f"{place}: devices: '{attachment.device}' is no device of this bed ({_choices(known)})"
+            yield f"{place}: devices: '{attachment.device}' is no device of this bed ({choices(known)})"
         elif attachment.device in seen:
             elsewhere = seen[attachment.device]
             yield f"{place}: devices: '{attachment.device}' already sits on {elsewhere} (attach it once a host)"
@@ -202,143 +186,6 @@ def _buses(bridges: tuple[Bridge, ...]) -> Iterator[str]:
             yield (
                 f"bridge '{upper.name}': bus={upper.bus} meets bridge '{lower.name}', which needs buses {lower.bus} to "
                 f"{lower.last_bus} for its ports and devices (next: {lower.last_bus + 1})"
-            )
-
-
-def _windows(host: Host) -> Iterator[str]:
-    yield from _names("", "windows", host.windows)
-    if any(True for _ in host.attachments()) and not host.windows:
-        yield "windows is empty; without a window no device can be mapped (add one that targets a bridge)"
-    if len(host.windows) > MAX_WINDOWS:
-        yield f"windows: {len(host.windows)} are more than {MAX_WINDOWS}, QEMU's limit"
-    span_bytes = host.total_memory_bytes + sum(window.size_bytes for window in host.windows)
-    if span_bytes > ADDRESS_SPACE_BYTES:
-        yield (
-            f"windows: {span_bytes} bytes of windows and memory pass the guest's address space of "
-            f"{ADDRESS_SPACE_BYTES} (make a window smaller)"
-        )
-    for window in host.windows:
-        yield from (f"window '{window.name}': {problem}" for problem in _window(window, host))
-
-
-def _window(window: Window, host: Host) -> Iterator[str]:
-    bridges = [bridge.name for bridge in host.bridges]
-    for target in dict.fromkeys(window.targets):
-        if target not in bridges:
-            yield f"targets: '{target}' does not resolve to a bridge of this host ({_choices(bridges)})"
-        if window.targets.count(target) > 1:
-            yield f"targets: '{target}' is listed more than once (QEMU maps it, no region can use it; list it once)"
-    yield from _ways(window.ways, len(window.targets), "targets")
-    yield from _capacity("", "size_bytes", window.size_bytes)
-    step_bytes = CAPACITY_STEP_BYTES * (len(window.targets) or 1)
-    if window.size_bytes % CAPACITY_STEP_BYTES == 0 and window.size_bytes % step_bytes:
-        fix = format_size(_next_step(window.size_bytes, step_bytes))
-        yield f"size_bytes={window.size_bytes} is not a multiple of 256 MiB for each of its targets (next: {fix})"
-    yield from _granularity(window.granularity_bytes)
-
-
-def _regions(host: Host, topology: Topology) -> Iterator[str]:
-    yield from _names("", "regions", host.regions)
-    for first, second in combinations(host.regions, 2):
-        for device in dict.fromkeys(first.devices):
-            if device in second.devices:
-                yield (
-                    f"region '{second.name}': devices: '{device}' is already in region '{first.name}' "
-                    "(a region takes whole devices; drop it from one)"
-                )
-    for region in host.regions:
-        yield from (f"region '{region.name}': {problem}" for problem in _region(region, host, topology))
-    yield from _decoders(host)
-    yield from _window_room(host, topology)
-
-
-def _region(region: Region, host: Host, topology: Topology) -> Iterator[str]:
-    windows = [window.name for window in host.windows]
-    yield from _ways(region.ways, len(region.devices), "devices")
-    yield from _granularity(region.granularity_bytes)
-    yield from _region_devices(region, host, topology)
-    if region.window not in windows:
-        yield f"window='{region.window}' does not resolve to a window of this host ({_choices(windows)})"
-    else:
-        yield from _under_window(region, host.window(region.window), host)
-
-
-def _region_devices(region: Region, host: Host, topology: Topology) -> Iterator[str]:
-    held = [attachment.device for attachment in host.attachments()]
-    for name in dict.fromkeys(region.devices):
-        if name not in held:
-            yield f"devices: '{name}' is not attached to this host ({_choices(held)})"
-        if region.devices.count(name) > 1:
-            yield f"devices: '{name}' is listed more than once (list it once)"
-    used = [device for device in topology.devices if device.name in region.devices]
-    for device in used:
-        if device.size_bytes is None and device.dc_size_bytes is not None:
-            yield (
-                f"devices: '{device.name}' has dynamic capacity only, which no stock kernel brings online "
-                "(leave it out of regions; drive it over QMP)"
-            )
-    sizes = {device.size_bytes for device in used if device.size_bytes}
-    if len(sizes) > 1:
-        yield (
-            f"devices: sizes {', '.join(format_size(size) for size in sorted(sizes))} differ; "
-            "interleaved devices are of one size (make them equal or use a region each)"
-        )
-
-
-def _under_window(region: Region, window: Window, host: Host) -> Iterator[str]:
-    num_targets = len(window.targets) or 1
-    if len(region.devices) % num_targets:
-        yield (
-            f"devices: {len(region.devices)} do not spread evenly over the {num_targets} targets of window "
-            f"'{window.name}' (use {num_targets} or a multiple, or a window with fewer targets)"
-        )
-        return
-    if num_targets > 1 and region.granularity_bytes != window.granularity_bytes:
-        yield (
-            f"granularity_bytes={region.granularity_bytes} differs from window '{window.name}''s, which the guest "
-            f"refuses when a window interleaves (use {window.granularity_bytes})"
-        )
-    bridge_names = [bridge.name for bridge in host.bridges]
-    bridge_of = {attachment.device: attachment.bridge.name for attachment in host.attachments()}
-    for position, device in enumerate(region.devices):
-        target = window.targets[position % num_targets] if window.targets else None
-        if device in bridge_of and target in bridge_names and bridge_of[device] != target:
-            yield (
-                f"devices: '{device}' at position {position} is under bridge '{bridge_of[device]}', where window "
-                f"'{window.name}' reaches bridge '{target}' (order the devices as the window's targets)"
-            )
-
-
-def _decoders(host: Host) -> Iterator[str]:
-    for bridge in host.bridges:
-        ports = [{name} for name in bridge.devices] + [set(switch.devices) for switch in bridge.switches]
-        yield from _decoders_of(f"bridge '{bridge.name}'", ports, host.regions)
-        for switch in bridge.switches:
-            yield from _decoders_of(f"switch '{switch.name}'", [{name} for name in switch.devices], host.regions)
-
-
-def _decoders_of(owner: str, ports: list[set[str]], regions: tuple[Region, ...]) -> Iterator[str]:
-    num_targets = [sum(not port.isdisjoint(region.devices) for port in ports) for region in regions]
-    num_regions = sum(count > 0 for count in num_targets)
-    if num_regions > HDM_DECODERS:
-        yield (
-            f"{owner}: {num_regions} regions pass through its {HDM_DECODERS} HDM decoders "
-            "(use fewer, wider regions or another bridge)"
-        )
-    for region, count in zip(regions, num_targets, strict=True):
-        if count > HDM_TARGETS:
-            yield f"{owner}: region '{region.name}' interleaves {count} of its ports, a decoder takes {HDM_TARGETS}"
-
-
-def _window_room(host: Host, topology: Topology) -> Iterator[str]:
-    sizes = {device.name: device.size_bytes or 0 for device in topology.devices}
-    for window in host.windows:
-        inside = [region for region in host.regions if region.window == window.name]
-        needed = sum(sizes.get(name, 0) for region in inside for name in region.devices)
-        if window.size_bytes and needed > window.size_bytes:
-            yield (
-                f"window '{window.name}': size_bytes={window.size_bytes} is too small for its regions, which need "
-                f"{needed} (at least: {format_size(_next_step(needed))})"
             )
 
 
@@ -370,7 +217,7 @@ def _one_geometry(device: Device, holders: list[Host]) -> Iterator[str]:
 
 
 def _pools(topology: Topology) -> Iterator[str]:
-    yield from _names("topology", "pools", topology.pools)
+    yield from name_problems("topology", "pools", topology.pools)
     known = [device.name for device in topology.devices]
     for pool in topology.pools:
         owner = f"pool '{pool.name}'"
@@ -378,7 +225,7 @@ def _pools(topology: Topology) -> Iterator[str]:
             yield f"{owner}: devices is empty (list the devices that hold it)"
         for name in dict.fromkeys(pool.devices):
             if name not in known:
-                yield f"{owner}: devices: '{name}' is no device of this bed ({_choices(known)})"
+                yield f"{owner}: devices: '{name}' is no device of this bed ({choices(known)})"
             if pool.devices.count(name) > 1:
                 yield f"{owner}: devices: '{name}' is listed more than once (list it once)"
         for host in topology.hosts:
@@ -397,60 +244,3 @@ def _pool_on(pool: Pool, host: Host) -> Iterator[str]:
     for name in pool.devices:
         if name in held and name not in covered:
             yield f"host '{host.name}': no region maps '{name}' (add a region over it, mode: devdax)"
-
-
-def _names(owner: str, field: str, parts: Iterable[_Part]) -> Iterator[str]:
-    prefix = f"{owner}: " if owner else ""
-    listed = list(parts)
-    for _, second in _equal_pairs(listed, lambda part: part.name):
-        yield f"{prefix}{field}: name='{second.name}' is used twice (give each its own)"
-    for part in listed:
-        yield from _name(f"{prefix}{field}", part.name)
-
-
-def _name(owner: str, name: str) -> Iterator[str]:
-    if not re.fullmatch(NAME_PATTERN, name):
-        yield (
-            f"{owner}: name='{name}' is not a name for QEMU, libvirt and files alike "
-            "(a small letter, then up to 31 small letters, digits and dashes)"
-        )
-
-
-def _equal_pairs(parts: Iterable[_Part], key: Callable[[_Part], object]) -> Iterator[tuple[_Part, _Part]]:
-    """Each part whose key an earlier one already has, with that earlier one; 0 is no key."""
-    first_with: dict[object, _Part] = {}
-    for part in parts:
-        value = key(part)
-        if value in first_with and value != 0:
-            yield first_with[value], part
-        first_with.setdefault(value, part)
-
-
-def _ways(ways: int | None, count: int, counted: str) -> Iterator[str]:
-    if ways and ways not in WAYS:
-        yield f"ways={ways} is no CXL interleave (one of {', '.join(map(str, WAYS))})"
-    elif ways and ways != count:
-        yield f"ways={ways} disagrees with {count} {counted} (list {ways} {counted} or say ways: {count})"
-    if count not in WAYS:
-        yield f"{counted}: {count} are no CXL interleave (one of {', '.join(map(str, WAYS))})"
-
-
-def _granularity(granularity_bytes: int) -> Iterator[str]:
-    if granularity_bytes and granularity_bytes not in GRANULARITIES_BYTES:
-        allowed = ", ".join(format_size(size) for size in GRANULARITIES_BYTES)
-        yield f"granularity_bytes={granularity_bytes} is no CXL granularity (one of {allowed})"
-
-
-def _capacity(owner: str, field: str, size_bytes: int | None) -> Iterator[str]:
-    prefix = f"{owner}: " if owner else ""
-    if size_bytes is not None and size_bytes % CAPACITY_STEP_BYTES:
-        yield f"{prefix}{field}={size_bytes} is not a multiple of 256 MiB (next: {_next_step(size_bytes)})"
-
-
-def _next_step(size_bytes: int, step_bytes: int = CAPACITY_STEP_BYTES) -> int:
-    return -(-size_bytes // step_bytes) * step_bytes
-
-
-def _choices(names: Iterable[str]) -> str:
-    listed = ", ".join(f"'{name}'" for name in names)
-    return f"known: {listed}" if listed else "none is defined"
