@@ -40,6 +40,8 @@ def up(
         running = bed.up(wanted, name or wanted.name, options, show)
     for host in running.record.hosts:
         typer.echo(f"{running.record.name}/{host.name}: ready, SSH on 127.0.0.1:{host.ssh_port}", err=str(json) == "-")
+    for note in running.notes():
+        typer.echo(f"{running.record.name}: {note}", err=True)
     write_json(json, next(entry for entry in bed.status() if entry["name"] == running.record.name))
 
 

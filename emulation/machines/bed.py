@@ -76,9 +76,13 @@ class Bed:
             f"bed '{self.record.name}': no host '{name}' (it has {', '.join(host.name for host in self.record.hosts)})"
         )
 
-    def monitor(self, host: str, execute: str, **arguments: object) -> Any:
-        """One QMP command to the QEMU of `host`."""
-        return self.folder.hypervisor(self.record.uri).monitor(self.host(host).domain, execute, **arguments)
+    def monitor(self, host: str, command: dict[str, Any]) -> Any:
+        """One QMP command, `{"execute": ..., "arguments": ...}`, to the QEMU of `host`; returns QMP's `return`."""
+        return self.folder.hypervisor(self.record.uri).monitor(self.host(host).domain, command)
+
+    def notes(self) -> list[str]:
+        """What no stock kernel will do with this bed."""
+        return [note for host in self.topology.hosts for note in render.cxl_picture(self.topology, host)["notes"]]
 
     def logs(self) -> dict[str, str]:
         """Each host's console and QEMU log, for whoever has to find out what went wrong."""
@@ -99,6 +103,7 @@ def up(bed_topology: Topology, name: str, options: Options, progress: Progress) 
     with folder.lock(LOCK_DEADLINE_S):
         if standing := _standing(folder, bed_topology):
             return standing
+        _require_room(options.memory_folder, bed_topology)
         guest_image = image.ensure(progress)
         verdict = accelerator.choose(options.accelerator, guest_image, _emulator())
         record = _record(bed_topology, name, options, guest_image, verdict.accelerator)
@@ -212,6 +217,19 @@ def _record(
         hosts=hosts,
         owner_pid=os.getpid(),
     )
+
+
+def _require_room(memory_folder: Path, bed: Topology) -> None:
+    """The files behind devices are sparse; written to where there is no room, they would end QEMU with SIGBUS."""
+    if not memory_folder.is_dir():
+        raise InputError(f"memory folder {memory_folder}: is no folder; give one that exists with --memory-folder")
+    needed = sum(device.capacity_bytes for device in bed.devices)
+    free = shutil.disk_usage(memory_folder).free
+    if free < needed:
+        raise MachineError(
+            f"memory folder {memory_folder}: {free >> 20} MiB free, the bed's devices hold {needed >> 20};"
+            " free some, enlarge it, or give another folder with --memory-folder"
+        )
 
 
 def _launch(

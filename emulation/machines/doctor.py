@@ -16,6 +16,7 @@ from emulation.machines.bed import EMULATOR
 from emulation.machines.hypervisor import EMBEDDED, Hypervisor
 from guest import image
 from guest.errors import GuestError
+from qemu_configs import bedfile
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -23,8 +24,7 @@ OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity (se
 DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
 LONGEST_SOCKET_PATH = 107  # sun_path, less its end
 LONGEST_SOCKET_BELOW = len("/v/lib/qemu/domain-1-cxlbed-12345678901/monitor.sock")
-DEMO_SHM_BYTES = 300 * MIB  # what the default main job writes into its pool, and as much again
-DEMO_DRAM_BYTES = 3 * GIB
+MAIN_TOPOLOGY = "shared-pool"
 IMAGE_BYTES = 3 * GIB  # a build's peak
 
 
@@ -175,11 +175,12 @@ def _kvm_system_ram() -> Finding:
 
 def _shared_memory() -> Finding:
     free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
-    if free < DEMO_SHM_BYTES:
+    needed = sum(device.capacity_bytes for device in bedfile.load(MAIN_TOPOLOGY).devices)
+    if free < needed:
         return Finding(
             "/dev/shm",
             Verdict.FAIL,
-            f"{free // MIB} MiB free; a pool of the main job wants {DEMO_SHM_BYTES // MIB}",
+            f"{free // MIB} MiB free; the main job's pool holds {needed // MIB}",
             "enlarge /dev/shm, or give another folder: --memory-folder",
         )
     return Finding("/dev/shm", Verdict.OK, f"{free // MIB} MiB free")
@@ -187,11 +188,12 @@ def _shared_memory() -> Finding:
 
 def _memory() -> Finding:
     available = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]
-    if available < DEMO_DRAM_BYTES:
+    needed = sum(host.total_memory_bytes for host in bedfile.load(MAIN_TOPOLOGY).hosts)
+    if available < needed:
         return Finding(
             "memory",
             Verdict.FAIL,
-            f"{available // MIB} MiB available; two hosts want {DEMO_DRAM_BYTES // MIB}",
+            f"{available // MIB} MiB available; two hosts want {needed // MIB}",
             "end other programs, or use a topology of one host",
         )
     return Finding("memory", Verdict.OK, f"{available // MIB} MiB available")

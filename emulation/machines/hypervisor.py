@@ -55,9 +55,9 @@ class Hypervisor:
         """End those of `names` that exist."""
         self._ask("destroy", names=names)
 
-    def monitor(self, name: str, execute: str, **arguments: object) -> Any:
-        """Send one QMP command to domain `name` and return QMP's `return`."""
-        return self._ask("monitor", name=name, command={"execute": execute, "arguments": arguments})
+    def monitor(self, name: str, command: dict[str, Any]) -> Any:
+        """Send one QMP command, `{"execute": ..., "arguments": ...}`, to domain `name` and return QMP's `return`."""
+        return self._ask("monitor", name=name, command=command)
 
     def log_path(self, name: str) -> Path | None:
         """Where QEMU's own log of domain `name` lies, if that is on our side."""
