@@ -64,7 +64,7 @@ def pooled(
     residency: Residency = Residency.SPARSE,
     trace_path: Path | str | None = None,
 ) -> Iterator["PooledModel"]:
-    """Keep the KV of `model` in `pool` while the body runs; afterwards the model is as before.
+    """Keep the KV of `model` in `pool` while the body runs, for inference; afterwards the model is as before.
 
     capacity: slots of a hot buffer, by default twice the model's top-k; residency: see sac_runtime.fetch; trace_path:
     record there the top-k of every decode step of the first generate(). Prompts may differ in length, padded on the
@@ -103,6 +103,7 @@ class PooledModel:
         attentions = [layer.self_attn for layer in model.model.layers]
         self._parts = ModelParts(
             weights_digest(model),
+            config.max_position_embeddings,
             model.dtype,
             model.device,
             [config.index_head_dim if attention.indexer is not None else 0 for attention in attentions],
@@ -118,8 +119,9 @@ class PooledModel:
         """End the trace, and give back what the sequences hold in the pool beside published blocks."""
         if self._trace is not None:
             self._trace.close()
-        for cache in list(self._caches):
-            cache.close()
+        with ExitStack() as resources:
+            for cache in self._caches:
+                resources.callback(cache.close)
 
     def _before_forward(
         self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -132,7 +134,9 @@ class PooledModel:
         pads = _left_padding(kwargs.get("attention_mask"), (batch, cache.num_columns + num_new))
         _require_positions(pads, cache.num_columns, num_new, kwargs.get("position_ids"))
         # A caller that wants the last logits alone, as generate() does, will not miss those of a reused prefix.
-        skipped = cache.begin_forward(kwargs["input_ids"], pads, reuse_prefix=kwargs.get("logits_to_keep") == 1)
+        kept = kwargs.get("logits_to_keep")
+        last_logits_only = isinstance(kept, int) and kept == 1
+        skipped = cache.begin_forward(kwargs["input_ids"], pads, reuse_prefix=last_logits_only)
         self.reused_tokens += sum(max(0, skipped - pad) for pad in cache.pads)
         for name in ("input_ids", "position_ids"):
             if kwargs.get(name) is not None:

@@ -33,6 +33,7 @@ class ModelParts:
     the choice of the one before; projections: of each layer, w_uk (H, nope, D) and w_uv (H, v, D)."""
 
     root: bytes
+    max_tokens: int
     dtype: torch.dtype
     device: torch.device
     index_widths: list[int]
@@ -64,7 +65,9 @@ class PooledCache(Cache):
         self.sequences = [PoolSequence(pool, self._lease, model.root) for _ in self.pads]
         for sequence in self.sequences:
             resources.callback(sequence.release)
+        resources.callback(_close_all, self.requests)
         self._finalizer = weakref.finalize(self, resources.close)
+        self._finalizer.atexit = False  # by then the pool may be gone
 
     def close(self) -> None:
         """Give back the blocks that nobody else can find, and end the lease. Raises FencedError. Twice does nothing."""
@@ -80,11 +83,11 @@ class PooledCache(Cache):
         for sequence, row in zip(self.sequences, fresh, strict=True):
             sequence.extend(row[0 if self.num_columns else len(sequence) :])
         self.num_columns += tokens.shape[1]
-        self.decoding = tokens.shape[1] - skipped == 1
+        self.decoding = tokens.shape[1] - skipped == 1 and all(map(len, self.sequences))
         if self.decoding:
             self._begin_step()
         else:
-            self.requests.clear()  # their hot buffers do not know the rows that come
+            _close_all(self.requests)  # prefill writes rows that they would not know of
         return skipped
 
     def end_forward(self) -> None:
@@ -145,8 +148,8 @@ class PooledCache(Cache):
 
     def _begin_step(self) -> None:
         if not self.requests:
-            capacity = self.pool.geometry.num_blocks * self.pool.geometry.block_tokens
-            self.requests = [
+            capacity = min(self.model.max_tokens, self.pool.geometry.num_blocks * self.pool.geometry.block_tokens)
+            self.requests += [
                 Request(sequence.home, self.config, len(sequence) - 1, capacity) for sequence in self.sequences
             ]
         self.chosen = [[] for _ in self.requests]
@@ -297,6 +300,12 @@ def attention(
     eager = sys.modules[type(module).__module__].eager_attention_forward
     output: tuple[torch.Tensor, torch.Tensor] = eager(module, query, key, value, mask, scaling=scaling, dropout=dropout)
     return output
+
+
+def _close_all(requests: list[Request]) -> None:
+    for request in requests:
+        request.close()
+    requests.clear()
 
 
 def _as_numpy(tensor: torch.Tensor) -> FloatArray:

@@ -18,31 +18,34 @@ REUSED_TOKENS = 88 + 28  # see test_a_prompt_that_is_in_the_pool_is_not_computed
 
 PREFILL = """
 import sys, torch
-from sac_runtime.hf import pooled
+from sac_runtime.hf import MODEL_TYPES, pooled
 from sac_runtime.hf_tiny import tiny_model
 from sac_runtime.layout import KvLayout
 from sac_runtime.pool import Pool
 from sac_runtime.store import MappedStore
 
 torch.set_num_threads(1)
-path, prompts, num_rows, metadata_bytes, model_type, top_k = sys.argv[1:]
-model = tiny_model(model_type, int(top_k))
+path, prompts, num_rows, metadata_bytes, top_k = sys.argv[1:]
 sizes = dict(layout=KvLayout.fp32(), num_rows=int(num_rows), metadata_bytes=int(metadata_bytes))
-with MappedStore.shared(path, **sizes) as store, Pool.open(store, host=1) as pool, pooled(model, pool):
-    model.generate(**torch.load(prompts), max_new_tokens=1, do_sample=False)
+with MappedStore.shared(path, **sizes) as store, Pool.open(store, host=1) as pool:
+    for model_type in MODEL_TYPES:
+        model = tiny_model(model_type, int(top_k))
+        with pooled(model, pool):
+            model.generate(**torch.load(prompts), max_new_tokens=1, do_sample=False)
 """
 
 
-def test_one_process_prefills_and_another_decodes(untouched, make_store, make_pool, tmp_path):
-    geometry = untouched.geometry(LAYOUT, hosts=2)
-    pool = make_pool(untouched, hosts=2, store=make_store(geometry, tmp_path / "pool"))
-    torch.save(untouched.inputs, tmp_path / "prompts")
-    sizes = [geometry.num_rows, geometry.metadata_bytes, untouched.model.config.model_type, untouched.top_k]
-    arguments = [tmp_path / "pool", tmp_path / "prompts", *sizes]
+def test_one_process_prefills_for_two_models_and_another_decodes(references, make_store, make_pool, tmp_path):
+    deepseek = references["deepseek_v32"]
+    geometry = deepseek.geometry(LAYOUT, hosts=2, blocks=64)
+    pool = make_pool(deepseek, hosts=2, blocks=64, store=make_store(geometry, tmp_path / "pool"))
+    torch.save(deepseek.inputs, tmp_path / "prompts")
+    arguments = [tmp_path / "pool", tmp_path / "prompts", geometry.num_rows, geometry.metadata_bytes, deepseek.top_k]
     subprocess.run([sys.executable, "-c", PREFILL, *map(str, arguments)], check=True, timeout=120)
-    with pooled(untouched.model, pool, capacity=untouched.capacity) as session:
-        untouched.assert_same(*untouched.greedy())
-    assert session.reused_tokens == REUSED_TOKENS
+    for each in references.values():
+        with pooled(each.model, pool, capacity=each.capacity) as session:
+            each.assert_same(*each.greedy())
+        assert session.reused_tokens == REUSED_TOKENS
 
 
 def prefill_here_decode_there(untouched, make_store, make_pool, before_prefill=None):

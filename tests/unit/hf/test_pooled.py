@@ -89,6 +89,17 @@ def test_rows_of_fewer_bytes_equal_the_model_with_its_cache_rounded_so(deepseek,
     )  # the rounding itself is felt, from the second token on
 
 
+def test_a_model_in_bf16_makes_the_same_of_a_prompt_from_the_pool(deepseek, make_pool):
+    half = type(deepseek)(tiny_model("deepseek_v32").bfloat16(), deepseek.inputs)
+    pool = make_pool(half, KvLayout.bf16())
+    runs = []
+    for reused_tokens in (0, 88 + 28):
+        with pooled(half.model, pool, capacity=half.capacity) as session:
+            runs.append(half.greedy(8)[1])
+        assert session.reused_tokens == reused_tokens
+    assert torch.equal(*runs)
+
+
 @pytest.mark.parametrize("residency", [Residency.FULL_PREFIX, Residency.RESIDENT])
 def test_the_other_ways_to_hold_kv_give_the_same_tokens(deepseek, make_pool, residency):
     with pooled(deepseek.model, make_pool(deepseek), capacity=deepseek.capacity, residency=residency) as session:

@@ -3,6 +3,10 @@
 import numpy as np
 import pytest
 
+from emulation.stores.timed import TimedStore
+from emulation.timing.clock import VirtualClock
+from emulation.timing.paths import Transfer, default_path
+from emulation.timing.profile import load_profile
 from sac_runtime.errors import TraceError
 from sac_runtime.fetch import FetchConfig, Home, Request
 from sac_runtime.layout import KvLayout, LayerFirst
@@ -27,16 +31,23 @@ def canary(layer, tokens):
     return rows
 
 
+PLACEMENT = LayerFirst(num_layers=2, tokens_capacity=8192 + 64)
+
+
+def request_over(store):
+    return Request(
+        Home(store, PLACEMENT), FetchConfig(num_layers=2, top_k=256, capacity=384), 8192, PLACEMENT.tokens_capacity
+    )
+
+
 @pytest.fixture
-def stored_request():
-    placement = LayerFirst(num_layers=2, tokens_capacity=8192 + 64)
-    with MappedStore.anonymous(LAYOUT, placement.num_rows, huge_pages=False) as store:
+def store():
+    """Holds a canary for each layer and token."""
+    with MappedStore.anonymous(LAYOUT, PLACEMENT.num_rows, huge_pages=False) as mapped:
+        tokens = np.arange(PLACEMENT.tokens_capacity)
         for layer in range(2):
-            tokens = np.arange(placement.tokens_capacity)
-            store.write_rows(placement.rows(layer, tokens), canary(layer, tokens))
-        config = FetchConfig(num_layers=2, top_k=256, capacity=384)
-        with Request(Home(store, placement), config, num_tokens=8192, tokens_capacity=8192 + 64) as request:
-            yield request
+            mapped.write_rows(PLACEMENT.rows(layer, tokens), canary(layer, tokens))
+        yield mapped
 
 
 def test_a_token_that_left_the_buffer_is_fetched_again():
@@ -76,17 +87,29 @@ def test_a_trace_from_a_file_replays_as_the_one_that_was_written(tmp_path):
     assert from_file.counters == plan_only(384).run(generate(SPEC, 20)).counters
 
 
-def test_a_replay_through_a_store_fetches_the_rows_that_the_trace_chose(stored_request):
-    replay = Replay(SPEC.header(), [stored_request])
-    for step in generate(SPEC, 30):
-        replayed = replay.step(step)
-        for layer, plan in enumerate(replayed.plans[0]):
-            chosen = step.tokens(layer)
-            fetched = stored_request.chosen_rows(layer, plan)[chosen < stored_request.length - 1]
-            assert (fetched == canary(layer, chosen[chosen < stored_request.length - 1])).all()
+def test_a_replay_through_a_store_fetches_the_rows_that_the_trace_chose(store):
+    with request_over(store) as request:
+        replay = Replay(SPEC.header(), [request])
+        for step in generate(SPEC, 30):
+            replayed = replay.step(step)
+            for layer, plan in enumerate(replayed.plans[0]):
+                old = step.tokens(layer) < request.length - 1  # the newest row is the model's to place
+                fetched = request.chosen_rows(layer, plan)[old]
+                assert (fetched == canary(layer, step.tokens(layer)[old])).all()
+        assert request.traffic.fetched_bytes == sum(counters.fetched_bytes(LAYOUT) for counters in replay.counters)
     assert replay.counters == plan_only(384).run(generate(SPEC, 30)).counters
     assert min(replay.fetched_ns) > 0
-    assert stored_request.traffic.fetched_bytes == sum(c.fetched_bytes(LAYOUT) for c in replay.counters)
+
+
+@pytest.mark.parametrize("tier", ["dram-pond-intel", "cxl-switched-400", "rdma-100g"])
+def test_a_replay_over_a_tier_takes_what_its_path_takes_for_the_misses(store, tier):
+    path = default_path(load_profile(tier))
+    with request_over(TimedStore(store, path, VirtualClock())) as request:
+        replay = Replay(SPEC.header(), [request])
+        plans = [replay.step(step).plans[0] for step in generate(SPEC, 10)]
+    for layer in range(2):
+        misses = [step[layer].misses for step in plans]
+        assert replay.fetched_ns[layer] == sum(path.idle_ns(Transfer(m, m * 18 * 64)) for m in misses)
 
 
 def test_requests_of_another_length_than_the_trace_has_are_refused():
