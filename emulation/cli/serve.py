@@ -30,7 +30,9 @@ ProfileOption = Annotated[
     str | None,
     typer.Option("--profile", help=f"Timing profiles ({LIST}): names or .yaml files, each for the tier it is of."),
 ]
-TraceOption = Annotated[Path | None, typer.Option("--trace", help="Replay this trace (Mooncake .jsonl) and its reuse.")]
+TraceOption = Annotated[
+    Path | None, typer.Option("--trace", help="Replay this trace (Mooncake .jsonl): its lengths, arrivals and reuse.")
+]
 RoundOption = Annotated[str, typer.Option("--round", help=f"1 populates, 2 hits for every prefix ({LIST}).")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of arrivals at a rate.")]
 RateOption = Annotated[
@@ -42,11 +44,18 @@ OverlapOption = Annotated[
     float | None,
     typer.Option("--overlap", help="Share of the top-k kept from step to step; default: as the context has."),
 ]
+TopkTraceOption = Annotated[
+    Path | None,
+    typer.Option("--topk-trace", help="Misses from this recorded top-k trace through the runtime's buffer."),
+]
 StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
 HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV a GPU, in GB.")]
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.")]
 CompareOption = Annotated[
-    bool, typer.Option("--compare", help="Say who wins by how much, from where on, and where that flips.")
+    bool,
+    typer.Option(
+        "--compare", help="All tiers, closed loop: who wins by how much, from where on, and where that flips."
+    ),
 ]
 
 
@@ -67,6 +76,7 @@ def serve(
     rate: RateOption = None,
     burstiness: BurstOption = 1.0,
     overlap: OverlapOption = None,
+    topk_trace: TopkTraceOption = None,
     striped: StripedOption = False,
     hbm_kv: HbmOption = None,
     plots: PlotsOption = None,
@@ -78,6 +88,7 @@ def serve(
     from emulation.serving.spec import ClusterSpec
     from emulation.serving.sweep import Axes, Traffic, default_server
 
+    hot_buffers = numbers("hot-buffer", hot_buffer)
     axes = Axes(
         tuple(word.strip() for word in tier.split(",")),
         numbers("context", context),
@@ -86,14 +97,16 @@ def serve(
         numbers("devices", devices),
         numbers("servers", servers),
         numbers("gpus", gpus),
-        numbers("hot-buffer", hot_buffer),
+        hot_buffers,
         _profiles(profile),
         numbers("round", round_number),
+        _measured_misses(topk_trace, hot_buffers),
     )
     base = ClusterSpec("cxl", overlap=overlap, striped=striped, server=default_server(hbm_kv))
-    if compare:
-        return _compare(axes, base, plots, json)
     num_prompts = numbers("requests", requests)[0]
+    if compare:
+        _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
+        return _compare(axes, base, num_prompts, plots, json)
     traffic = Traffic(num_prompts, None if trace else rate, burstiness, _trace(trace, num_prompts, rate), seed)
     return _sweep(axes, traffic, base, plots, json)
 
@@ -120,6 +133,18 @@ def _profiles(names: str | None) -> "tuple[Profile, ...]":
 
     loaded = [load_profile(name.strip()) for name in names.split(",")] if names else []
     return tuple(profile if profile.read_by == "gpu" else read_by_gpu(profile) for profile in loaded)
+
+
+def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[int, float]:
+    """Misses a layer and step at each size of the hot buffer, measured on a recorded trace."""
+    from emulation.serving.misses import measure_trace
+    from sac_runtime.trace import TraceReader
+
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise InputError(f"serve: topk-trace={str(path)!r} is no file; name a recorded trace")
+    return {slots: measure_trace(TraceReader(path), slots) for slots in hot_buffers}
 
 
 def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
@@ -157,7 +182,23 @@ def _shown_every(show: Callable[[str], None], words: str, num_requests: int = 1 
     return on_progress
 
 
-def _compare(axes: "Axes", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
+def _refuse_with_compare(own: dict[str, object], axes: "Axes") -> None:
+    """A comparison runs all tiers in a closed loop, varies latency and bandwidth itself, and sweeps nothing else."""
+    for option, value in own.items():
+        if value is not None:
+            raise InputError(
+                f"serve: {option}={value} means nothing to --compare, which varies it or has none; leave it out"
+            )
+    for option in ("outputs", "devices", "servers", "gpus", "hot_buffers"):
+        if len(getattr(axes, option)) > 1:
+            raise InputError(
+                f"serve: {option}={getattr(axes, option)} with --compare must be one number; call it for each"
+            )
+    if axes.rounds != (2,):
+        raise InputError(f"serve: round={axes.rounds} with --compare must be 2, where prefixes are hit")
+
+
+def _compare(axes: "Axes", base: "ClusterSpec", num_prompts: int, plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import comparison_record, comparison_tables, draw_comparison, verdict
     from emulation.report.tables import print_table
     from emulation.serving.compare import CONCURRENCIES, Setting, compare
@@ -167,13 +208,14 @@ def _compare(axes: "Axes", base: "ClusterSpec", plots: Path | None, json: Path |
         num_devices=axes.devices[0],
         num_servers=axes.servers[0],
         hot_buffer=axes.hot_buffers[0],
+        measured_misses=axes.measured_misses.get(axes.hot_buffers[0]),
         server=replace(base.server, num_gpus=axes.gpus[0]),
     )
     concurrencies = axes.concurrencies if len(axes.concurrencies) > 1 else CONCURRENCIES
     found = []
     with progress() as show:
         for context in axes.contexts:
-            setting = Setting(base, context, axes.outputs[0], axes.concurrencies[-1])
+            setting = Setting(base, context, axes.outputs[0], axes.concurrencies[-1], num_prompts)
             found.append(compare(setting, concurrencies, show))
     for comparison in found:
         for table in comparison_tables(comparison):

@@ -105,22 +105,28 @@ def compare(
         looked_at,
         throughputs,
         _crossover(looked_at, throughputs),
-        break_even_steps(setting.context_tokens, setting.base.hot_buffer, setting.base.overlap),
+        break_even_steps(setting.base, setting.context_tokens),
         [_grid_point(setting, latency, factor, others) for latency in LATENCIES_NS for factor in BANDWIDTH_FACTORS],
         [flip for rival in RIVALS for flip in _flips(setting, rival, others[rival])],
     )
 
 
-def break_even_steps(context_tokens: int, hot_buffer: int, overlap: float | None = None) -> int | None:
+def break_even_steps(spec: ClusterSpec, context_tokens: int) -> int | None:
     """n*: the first decode step after which top-k fetches have moved more rows than the full prefix has.
     None where that takes more steps than the context has tokens, as with a buffer that holds it all."""
-    misses = MissModel.for_context(context_tokens, overlap=overlap)
-    if misses.total_misses(hot_buffer, context_tokens) <= context_tokens:
+    law = MissModel.for_context(context_tokens, spec.model.top_k, spec.overlap)
+
+    def moved(num_steps: int) -> float:
+        if spec.measured_misses is not None:
+            return spec.measured_misses * num_steps
+        return law.total_misses(spec.hot_buffer, num_steps)
+
+    if moved(context_tokens) <= context_tokens:
         return None
     low, high = 0, context_tokens
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (low, middle) if misses.total_misses(hot_buffer, middle) > context_tokens else (middle, high)
+        low, high = (low, middle) if moved(middle) > context_tokens else (middle, high)
     return high
 
 

@@ -54,13 +54,12 @@ class CostModel:
     def _of_request(self, prompt_len: int, output_len: int, cached_len: int) -> RequestCost:
         spec, model = self.spec, self.spec.model
         num_steps = output_len - 1
-        misses = MissModel.for_context(prompt_len, model.top_k, spec.overlap)
         sparse = spec.policy.fetch_profile is not None
         new_len = prompt_len - cached_len
         moved = (cached_len, _whole_pages(new_len)) if self.fabric.prefetch_profile else (0, 0)
         return RequestCost(
             context_tokens=prompt_len + output_len / 2,
-            entries=misses.total_misses(spec.hot_buffer, num_steps) / num_steps if sparse and num_steps else 0.0,
+            entries=self._missed_entries(prompt_len, num_steps) if sparse and num_steps else 0.0,
             hbm_bytes=spec.request_hbm_bytes(prompt_len + output_len),
             load_ns=self._load_ns(cached_len),
             index_bytes=cached_len * model.index_bytes if sparse else 0,
@@ -71,6 +70,14 @@ class CostModel:
             new_transfer_ns=self._transfer_ns(moved[1]),
             new_transfer_bytes=moved[1] * model.token_bytes,
         )
+
+    def _missed_entries(self, prompt_len: int, num_steps: int) -> float:
+        """Misses a layer and step, on average over the output."""
+        spec = self.spec
+        if spec.measured_misses is not None:
+            return min(spec.measured_misses, float(prompt_len))
+        model = MissModel.for_context(prompt_len, spec.model.top_k, spec.overlap)
+        return model.total_misses(spec.hot_buffer, num_steps) / num_steps
 
     def prefill_speed(self, num_prefilling: int) -> float:
         """How much faster than with all GPUs at it `num_prefilling` of them prefill: idle ranks share the experts' work."""

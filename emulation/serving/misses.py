@@ -22,6 +22,7 @@ import numpy as np
 from emulation.errors import InputError
 from sac_runtime.hot_buffer import HotBuffer
 from sac_runtime.layout import FloatArray, IntArray
+from sac_runtime.trace import TraceReader
 
 FOOTPRINT_STEPS = 1024
 FOOTPRINT_AT_16K = 12_240  # tokens touched in 1K steps [SAC Fig 4: 0.86 GB of 70,272 B]
@@ -110,6 +111,27 @@ def measure_misses(steps: Iterable[IntArray], buffer_slots: int, top_k: int) -> 
     """Misses of each step, (t,) int64, by the runtime's own HotBuffer, from an empty one."""
     buffer = HotBuffer(buffer_slots, top_k)
     return np.array([buffer.plan(step).misses for step in steps], dtype=np.int64)
+
+
+def measure_trace(trace: TraceReader, buffer_slots: int, top_k: int = 2048) -> float:
+    """Misses a step of one layer, mean over a recorded trace's requests, layers and second half (buffers full), at a model's
+    `top_k`: a trace of another top-k scales slots and misses alike. Raises InputError for fewer than two steps."""
+    header, scale = trace.header, trace.header.top_k / top_k
+    shape = (header.num_requests, header.num_layers)
+    buffers = [[HotBuffer(max(header.top_k, round(buffer_slots * scale)), header.top_k) for _ in range(shape[1])]
+               for _ in range(shape[0])]  # fmt: skip
+    misses = [
+        sum(
+            buffers[request][layer].plan(tokens).misses
+            for request, layers in enumerate(step.topk)
+            for layer, tokens in enumerate(layers)
+        )
+        for step in trace
+    ]
+    if len(misses) < 2:
+        raise InputError(f"trace: {len(misses)} step(s); at least 2 are needed, as the first one misses everything")
+    later = misses[len(misses) // 2 :]
+    return sum(later) / len(later) / (shape[0] * shape[1]) / scale
 
 
 def fit_exponent(steps: Iterable[IntArray]) -> float:

@@ -94,6 +94,7 @@ class ClusterSpec:
     num_devices: devices of the pool, shared by all servers. A request's KV is whole in the device of its GPU's rank
     (ranks map to devices round-robin [SAC]); `striped` spreads each request over all devices.
     overlap: share of the top-k kept from step to step; None: as the footprint of the context length has it.
+    measured_misses: misses a layer and step at `hot_buffer`, from a recorded trace, for every context; None: by law.
     free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'."""
 
     tier: str
@@ -103,6 +104,7 @@ class ClusterSpec:
     profile: Profile | None = None  # in place of the policy's: of the prefetch where there is one, else of sparse reads
     striped: bool = False
     overlap: float | None = None
+    measured_misses: float | None = None
     free_hbm_prefix: bool = False
     device_bytes: int = 8 * TIB  # assumed: see ServerSpec.dram_bytes
     server: ServerSpec = ServerSpec()

@@ -1,7 +1,7 @@
 """Sweeps: every combination of the asked settings, run one by one, each a record. Knows settings and records, no engine."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from typing import Any
 
@@ -30,6 +30,7 @@ class Axes:
     hot_buffers: tuple[int, ...] = (6144,)
     profiles: tuple[Profile, ...] = ()
     rounds: tuple[int, ...] = (2,)
+    measured_misses: Mapping[int, float] = field(default_factory=dict)  # by slots of the hot buffer
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ def scenarios(axes: Axes, traffic: Traffic, base: ClusterSpec) -> Iterator[Scena
                 num_servers=servers,
                 server=replace(base.server, num_gpus=gpus),
                 hot_buffer=hot_buffer,
+                measured_misses=axes.measured_misses.get(hot_buffer),
                 profile=profile,
             )
             yield from _with_workloads(spec, axes, traffic)

@@ -23,13 +23,17 @@ def test_hbm_only_wins_before_the_crossover_and_cxl_from_there_on(comparison):
 
 
 def test_break_even_is_the_first_step_past_a_full_prefix():
-    steps, misses = break_even_steps(131072, 6144), MissModel.for_context(131072)
+    steps, misses = break_even_steps(ClusterSpec("cxl"), 131072), MissModel.for_context(131072)
     assert misses.total_misses(6144, steps) > 131072 >= misses.total_misses(6144, steps - 1)
     assert steps == pytest.approx(131072 / misses.misses_per_step(6144), rel=0.05)
 
 
 def test_a_buffer_that_holds_the_context_never_breaks_even():
-    assert break_even_steps(6000, 6144) is None
+    assert break_even_steps(ClusterSpec("cxl"), 6000) is None
+
+
+def test_measured_misses_break_even_at_their_own_pace():
+    assert break_even_steps(ClusterSpec("cxl", measured_misses=100.0), 131072) == 131072 // 100 + 1
 
 
 def test_every_flip_is_one_seen_from_both_sides(comparison):

@@ -11,10 +11,12 @@ from emulation.cli.app import app
 from emulation.cli.serve import numbers
 from emulation.errors import InputError
 from emulation.serving.metrics import GapHistogram, Recorder, StepShares
+from emulation.serving.misses import power_law_steps
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.sweep import Axes, Traffic, scenarios
 from emulation.serving.workload import Request
 from emulation.timing.profile import load_profile
+from sac_runtime.trace import TraceHeader, TraceStep, write_trace
 
 EXCERPT = Path(__file__).parent / "mooncake_excerpt.jsonl"
 ASKED_FIELDS = {
@@ -74,6 +76,19 @@ def test_a_trace_is_replayed_with_its_reuse(tmp_path):
     assert 0 < record["prefix_hit_rate"] < 1
 
 
+def test_misses_of_a_recorded_trace_take_the_place_of_the_law(tmp_path):
+    path, context_tokens = tmp_path / "topk.trace", 16384
+    steps = power_law_steps(context_tokens, 256, 0.38, 400, seed=1)
+    header = TraceHeader(1, 256, (context_tokens,), "test")
+    write_trace(path, header, (TraceStep(number, ((step,),)) for number, step in enumerate(steps)))
+    options = "--tier cxl --context 128K --requests 8 --concurrency 8"
+    by_law, by_trace = (
+        serve(tmp_path, f"{options}{more}")[0]["records"][0]["hit_rate"] for more in ("", f" --topk-trace {path}")
+    )
+    assert by_trace == pytest.approx(by_law, abs=0.005)  # of one law, at an eighth of the size
+    assert by_trace != by_law
+
+
 def test_pictures_are_drawn(tmp_path):
     serve(tmp_path, f"--tier dram,cxl --context 16K,32K --concurrency 8,16 --requests 16 --plots {tmp_path}")
     drawn = {path.stem for path in tmp_path.glob("*.svg")}
@@ -85,6 +100,12 @@ def test_compare_prints_its_answer_and_writes_it(tmp_path):
     comparison = found["comparisons"][0]
     assert comparison["verdict"][0] in " ".join(output.split())
     assert {point["latency_ns"] for point in comparison["grid"]} == {140, 220, 400, 750}
+
+
+@pytest.mark.parametrize("option", ["--devices 1,2", "--rate 3", "--profile sac-gpu-cxl", "--round 1"])
+def test_what_means_nothing_to_compare_is_refused(tmp_path, option):
+    with pytest.raises(InputError, match="compare"):
+        serve(tmp_path, f"--compare --context 32K {option}")
 
 
 def test_a_profile_goes_to_its_tier_and_a_cpus_is_read_by_the_gpu(tmp_path):
