@@ -90,19 +90,24 @@ def cxl_picture(topology: Topology, host: Host) -> dict[str, Any]:
     regions: [{name, window, size_bytes, ways, granularity_bytes, mode, devices, serials}]: devices in interleave order.
     numa_nodes: [{node, num_cpus, memory_bytes, distance, access}] or [] where the bed file has one node; `distance`
       from node 0, `access` {read_latency_ns, write_latency_ns, read_bandwidth_mib_per_s, write_bandwidth_mib_per_s}.
-    notes: [str], what a stock kernel will not do with this host."""
+    notes: [str], as `notes` below."""
     return {
         "host": host.name,
         "memdevs": [_memdev_picture(topology, attachment) for attachment in host.attachments()],
         "windows": _window_pictures(host),
         "regions": _region_pictures(topology, host),
         "numa_nodes": _numa_pictures(host),
-        "notes": [
-            f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
-            for device in topology.devices_of(host)
-            if device.dc_size_bytes
-        ],
+        "notes": notes(topology, host),
     }
+
+
+def notes(topology: Topology, host: Host) -> list[str]:
+    """What a stock kernel will not do with this host; nothing here is an error of the bed file."""
+    return [
+        f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
+        for device in topology.devices_of(host)
+        if device.dc_size_bytes
+    ]
 
 
 def backing_file(device: Device, placement: Placement) -> Path:

@@ -3,7 +3,7 @@
 import shlex
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -40,20 +40,21 @@ def check(files: BedFiles, json: JsonOption = None) -> None:
     from emulation.machines.this_machine import this_machine
     from qemu_configs.bedfile import load
     from qemu_configs.errors import BedFileError
+    from qemu_configs.render import notes
 
     machine = this_machine()
-    problems: dict[str, list[str]] = {}
+    verdicts: list[dict[str, Any]] = []
     for file in files:
         try:
-            load(file, machine)
-            problems[file] = []
+            topology = load(file, machine)
+            remarks = [f"host '{host.name}': {note}" for host in topology.hosts for note in notes(topology, host)]
+            verdicts.append({"file": file, "problems": [], "notes": remarks})
         except BedFileError as error:
-            problems[file] = error.problems
-    write_json(json, {"files": [{"file": file, "problems": found} for file, found in problems.items()]})
-    for file, found in problems.items():
-        for line in found or ["usable"]:
-            typer.echo(f"{file}: {line}", err=bool(found) or str(json) == "-")
-    if any(problems.values()):
+            verdicts.append({"file": file, "problems": error.problems, "notes": []})
+    write_json(json, {"files": verdicts})
+    for verdict in verdicts:
+        _show_verdict(verdict, quiet=str(json) == "-")
+    if any(verdict["problems"] for verdict in verdicts):
         raise typer.Exit(2)
 
 
@@ -85,6 +86,14 @@ def schema() -> None:
     from qemu_configs import json_schema
 
     write_json(Path("-"), json_schema())
+
+
+def _show_verdict(verdict: dict[str, Any], quiet: bool) -> None:
+    for problem in verdict["problems"]:
+        typer.echo(f"{verdict['file']}: {problem}", err=True)
+    if not verdict["problems"] and not quiet:
+        for line in ["usable", *(f"note: {note}" for note in verdict["notes"])]:
+            typer.echo(f"{verdict['file']}: {line}")
 
 
 def _host(topology: "Topology", name: str | None) -> "Host":

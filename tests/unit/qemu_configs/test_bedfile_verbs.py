@@ -30,6 +30,16 @@ def test_check_takes_stock_names_and_says_usable():
     assert (done.returncode, done.stdout) == (0, "direct: usable\nshared-pool: usable\n")
 
 
+def test_check_says_that_dynamic_capacity_stays_offline():
+    done = cxlbed("check", "dynamic-capacity")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "dynamic-capacity: usable",
+        "dynamic-capacity: note: host 'a': device 'mem0': dynamic capacity stays offline "
+        "(no stock Linux up to 7.3 takes its extents)",
+    ]
+
+
 def test_check_shows_every_problem_of_every_file_and_ends_with_2(faulty):
     done = cxlbed("check", faulty, "nowhere", "direct")
     assert done.returncode == 2
