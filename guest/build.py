@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "gcc": "gcc libc6-dev"}  # program -> Debian packages
 ERROR_TAIL_LINES = 15
+SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
 def check_machine(folder: Path, needed_bytes: int) -> None:
@@ -155,7 +156,7 @@ def _output_of(command: list[str]) -> str:
 
 def _search_path() -> str:
     """PATH with the system folders, which an ordinary user's often lacks and where mkfs.ext4 lies."""
-    return f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
 
 
 def _initrd(recipe: "Recipe", init: bytes, modules: Path, sshd_config: str) -> bytes:

@@ -107,8 +107,9 @@ class Session:
         with channel:
             channel.exec_command(command)
             stderr = bytearray()
+            failures: list[BaseException] = []
             beside = [
-                threading.Thread(target=_feed, args=(channel, stdin), daemon=True),
+                threading.Thread(target=_feed, args=(channel, stdin, failures), daemon=True),
                 threading.Thread(target=_collect, args=(channel.recv_stderr, stderr), daemon=True),
             ]
             for thread in beside:
@@ -118,6 +119,8 @@ class Session:
             status = channel.recv_exit_status()
             for thread in beside:
                 thread.join()
+        if failures:
+            raise failures[0]
         outcome = Outcome(name or command, status, bytes(stdout), stderr.decode(errors="replace"))
         if check and status != 0:
             raise CommandError(outcome.command, status, outcome.stderr)
@@ -204,12 +207,18 @@ def _run_script(session: Session, calls: list[str], name: str) -> Inventory:
     return inventory.parse(session.run(f"exec sh -c {shlex.quote(script)}", name=name).text)
 
 
-def _feed(channel: paramiko.Channel, stdin: Iterable[bytes]) -> None:
+def _feed(channel: paramiko.Channel, stdin: Iterable[bytes], failures: list[BaseException]) -> None:
     """Send beside the reading, so that neither side waits for the other with its window full."""
-    with suppress(OSError):  # the command ended without reading all: its status tells more
+    try:
         for piece in stdin:
             channel.sendall(piece)
-        channel.shutdown_write()
+    except OSError:
+        pass  # the command ended without reading all: its status tells more
+    except BaseException as error:  # noqa: BLE001 - raised by whoever makes the pieces, and again in `run`
+        failures.append(error)
+    finally:
+        with suppress(OSError):
+            channel.shutdown_write()
 
 
 def _collect(
