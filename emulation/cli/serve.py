@@ -22,6 +22,7 @@ ContextOption = Annotated[str, typer.Option("--context", help=f"Prompt lengths i
 ConcurrencyOption = Annotated[str, typer.Option("--concurrency", help=f"Requests in flight in all ({LIST}).")]
 OutputOption = Annotated[str, typer.Option("--output", help=f"Output lengths in tokens ({LIST}).")]
 RequestsOption = Annotated[str, typer.Option("--requests", help="How many requests; 1M is 1048576.")]
+PrefixesOption = Annotated[str, typer.Option("--prefixes", help="Different prefixes to keep in round 2.")]
 DevicesOption = Annotated[str, typer.Option("--devices", help=f"Devices of the pool ({LIST}).")]
 ServersOption = Annotated[str, typer.Option("--servers", help=f"Servers on one pool ({LIST}).")]
 GpusOption = Annotated[str, typer.Option("--gpus", help=f"GPUs a server ({LIST}).")]
@@ -65,6 +66,7 @@ def serve(
     concurrency: ConcurrencyOption = "64",
     output: OutputOption = "1K",
     requests: RequestsOption = "512",
+    prefixes: PrefixesOption = "512",
     devices: DevicesOption = "2",
     servers: ServersOption = "1",
     gpus: GpusOption = "8",
@@ -107,7 +109,14 @@ def serve(
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
         return _compare(axes, base, num_prompts, plots, json)
-    traffic = Traffic(num_prompts, None if trace else rate, burstiness, _trace(trace, num_prompts, rate), seed)
+    traffic = Traffic(
+        num_prompts,
+        numbers("prefixes", prefixes)[0],
+        None if trace else rate,
+        burstiness,
+        _trace(trace, num_prompts, rate),
+        seed,
+    )
     return _sweep(axes, traffic, base, plots, json)
 
 

@@ -77,7 +77,8 @@ class _Run:
         ]
         kept_bytes = spec.model.token_bytes + spec.model.index_bytes
         self._prefixes = PrefixStore(spec.home_bytes() // (TRACE_BLOCK_TOKENS * kept_bytes))
-        self._all_prefixes_fit = spec.home_bytes() >= workload.num_prompts * workload.longest_len * kept_bytes
+        num_prefixes = min(workload.num_prompts, workload.num_prefixes)
+        self._all_prefixes_fit = spec.home_bytes() >= num_prefixes * workload.longest_len * kept_bytes
         self._num_cached_tokens = 0
 
     def run(self) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
 from emulation.serving.spec import ClusterSpec, ServerSpec
-from emulation.serving.workload import ClosedLoop, OpenLoop, TraceReplay, Workload
+from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, TraceReplay, Workload
 from emulation.timing.profile import Profile
 from sac_runtime.label import Label
 
@@ -38,6 +38,7 @@ class Traffic:
     """How requests come. Without a rate and a trace: a closed loop."""
 
     num_prompts: int = 512
+    num_prefixes: int = PAPER_PREFIXES
     request_rate: float | None = None
     burstiness: float = 1.0
     trace: TraceReplay | None = None
@@ -148,10 +149,18 @@ def _with_workloads(spec: ClusterSpec, axes: Axes, traffic: Traffic) -> Iterator
 
 
 def _workload(traffic: Traffic, context: int, output: int, concurrency: int, round_number: int) -> Workload:
+    num_prompts, num_prefixes = traffic.num_prompts, traffic.num_prefixes
     if traffic.request_rate is None:
-        return ClosedLoop(traffic.num_prompts, concurrency, context, output, round_number)
+        return ClosedLoop(num_prompts, concurrency, context, output, round_number, num_prefixes)
     return OpenLoop(
-        traffic.num_prompts, traffic.request_rate, context, output, traffic.burstiness, round_number, traffic.seed
+        num_prompts,
+        traffic.request_rate,
+        context,
+        output,
+        traffic.burstiness,
+        round_number,
+        traffic.seed,
+        num_prefixes,
     )
 
 

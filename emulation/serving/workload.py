@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from emulation.errors import InputError
 
 TRACE_BLOCK_TOKENS = 512  # of a Mooncake trace: one hash id stands for so many tokens
+PAPER_PREFIXES = 512  # SAC's round 2 hits for each of its 512 requests
 NS_PER_S = 1_000_000_000
 
 
@@ -30,13 +31,17 @@ class Request(NamedTuple):
 
 
 class Workload(Protocol):
-    """max_concurrency: requests in flight at most (closed loop); None: each comes at its arrival time (open loop)."""
+    """max_concurrency: requests in flight at most (closed loop); None: each comes at its arrival time (open loop).
+    num_prefixes: how many different prefixes there are to keep, where requests say `cached`."""
 
     @property
     def num_prompts(self) -> int: ...
 
     @property
     def max_concurrency(self) -> int | None: ...
+
+    @property
+    def num_prefixes(self) -> int: ...
 
     @property
     def longest_len(self) -> int: ...
@@ -46,16 +51,18 @@ class Workload(Protocol):
 
 @dataclass(frozen=True)
 class ClosedLoop:
-    """`num_prompts` equal requests, `max_concurrency` in flight. round_number 1 populates, 2 hits for every prefix."""
+    """`num_prompts` equal requests, `max_concurrency` in flight. round_number 1 populates, 2 hits for every prefix, if the
+    `num_prefixes` different ones fit where the policy keeps them."""
 
     num_prompts: int
     max_concurrency: int
     prompt_len: int
     output_len: int
     round_number: int = 2
+    num_prefixes: int = PAPER_PREFIXES
 
     def __post_init__(self) -> None:
-        _require_positive(self, "num_prompts", "max_concurrency", "prompt_len", "output_len")
+        _require_positive(self, "num_prompts", "max_concurrency", "prompt_len", "output_len", "num_prefixes")
         if self.round_number not in (1, 2):
             raise InputError(f"closed loop: round={self.round_number} must be 1 (populate) or 2 (every prefix hits)")
 
@@ -82,10 +89,11 @@ class OpenLoop:
     burstiness: float = 1.0
     round_number: int = 2
     seed: int = 0
+    num_prefixes: int = PAPER_PREFIXES
     max_concurrency: int | None = None
 
     def __post_init__(self) -> None:
-        _require_positive(self, "num_prompts", "request_rate", "prompt_len", "output_len", "burstiness")
+        _require_positive(self, "num_prompts", "request_rate", "prompt_len", "output_len", "burstiness", "num_prefixes")
 
     @property
     def longest_len(self) -> int:
@@ -109,6 +117,7 @@ class TraceReplay:
     trace: tuple[Request, ...]
     num_prompts: int
     rate_scale: float = 1.0
+    num_prefixes: int = 0
     max_concurrency: int | None = None
 
     def __post_init__(self) -> None:

@@ -32,6 +32,7 @@ class Listed:
     """A workload of given requests, all at their times."""
 
     max_concurrency = None
+    num_prefixes = 1
 
     def __init__(self, *requests):
         self._requests = requests
