@@ -67,12 +67,13 @@ def pooled(
     """Keep the KV of `model` in `pool` while the body runs, for inference; afterwards the model is as before.
 
     capacity: slots of a hot buffer, by default twice the model's top-k; residency: see sac_runtime.fetch; trace_path:
-    record there the top-k of every decode step of the first generate(). Prompts may differ in length, padded on the
+    record there the top-k of each decode step of the first generate(). Prompts may differ in length, padded on the
     left as generate() wants them; beam search and assisted decoding are refused.
     Raises GeometryError for a model that is no MODEL_TYPES or does not fit the pool, PoolFullError, FencedError."""
     _require_fit(model, pool)
     previous_attention = model.config._attn_implementation
-    session = PooledModel(model, pool, capacity or 2 * model.config.index_topk, residency, trace_path)
+    capacity = 2 * model.config.index_topk if capacity is None else capacity
+    session = PooledModel(model, pool, capacity, residency, trace_path)
     with ExitStack() as resources:
         resources.callback(session.close)
         resources.callback(model.set_attn_implementation, previous_attention)
@@ -162,23 +163,25 @@ class PooledModel:
             raise GeometryError(
                 "pooled model: input_ids is missing; blocks are named by tokens, inputs_embeds cannot do"
             )
-        if isinstance(cache, PooledCache):
+        if isinstance(cache, PooledCache) and cache in self._caches:
             return cache
         if isinstance(cache, Cache) and cache.get_seq_length():
             raise GeometryError(
-                "pooled model: past_key_values holds tokens that the pool has not; begin with the prompt"
+                "pooled model: past_key_values holds tokens from outside this pooled(); begin with the prompt"
             )
         cache = PooledCache(self.pool, self._parts, self.config, len(kwargs["input_ids"]), self.counters)
         self._caches.add(cache)
         return cache
 
     def _record(self, cache: PooledCache, path: Path | str) -> None:
+        """Write a step of the sequences that were the first to decode, unless a prompt came in between."""
+        lengths = tuple(map(len, cache.sequences))
         if self._trace is None:
-            before = tuple(len(sequence) - 1 for sequence in cache.sequences)
+            before = tuple(length - 1 for length in lengths)
             header = TraceHeader(self.config.num_layers, self.config.top_k, before, "recorded from a pooled model")
-            self._trace = TraceWriter(path, header)
-            self._traced_cache = weakref.ref(cache)
-        if self._traced_cache is not None and self._traced_cache() is cache:
+            self._trace, self._traced_cache = TraceWriter(path, header), weakref.ref(cache)
+        expected = tuple(tokens + self._trace.num_steps + 1 for tokens in self._trace.header.context_tokens)
+        if self._traced_cache is not None and self._traced_cache() is cache and lengths == expected:
             self._trace.write_step(cache.chosen)
 
 

@@ -172,6 +172,15 @@ def test_a_recorded_trace_replays_to_the_counts_of_its_run(deepseek, make_pool, 
     assert Replay(trace.header, requests).run(trace).counters == session.counters
 
 
+def test_a_trace_ends_where_its_sequences_take_in_another_prompt(deepseek, make_pool, tmp_path):
+    with pooled(deepseek.model, make_pool(deepseek), trace_path=tmp_path / "run.trace"):
+        begun = deepseek.model.generate(**deepseek.inputs, max_new_tokens=8, return_dict_in_generate=True)
+        mask = torch.nn.functional.pad(deepseek.inputs["attention_mask"], (0, 12), value=1)
+        longer = torch.nn.functional.pad(begun.sequences, (0, 4), value=1)
+        deepseek.greedy(4, input_ids=longer, attention_mask=mask, past_key_values=begun.past_key_values)
+    assert len(list(TraceReader(tmp_path / "run.trace"))) == 7
+
+
 def test_afterwards_the_model_is_untouched_and_unpublished_blocks_are_free(deepseek, make_pool):
     pool = make_pool(deepseek)
     with pytest.raises(KeyboardInterrupt), pooled(deepseek.model, pool):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from sac_runtime.errors import GeometryError, SacError
+from sac_runtime.errors import GeometryError
 from sac_runtime.hf import pooled
 from sac_runtime.hf_tiny import tiny_model
 from sac_runtime.layout import KvLayout
@@ -38,7 +38,7 @@ def test_a_cache_ends_with_its_with_statement(deepseek, make_pool):
     pool = make_pool(deepseek)
     with pooled(deepseek.model, pool):
         cache = deepseek.model(IDS).past_key_values
-    with pooled(deepseek.model, pool), pytest.raises(SacError, match="ended"):
+    with pooled(deepseek.model, pool), pytest.raises(GeometryError, match="from outside this pooled"):
         deepseek.model(IDS[:, :1], past_key_values=cache)
 
 
