@@ -115,6 +115,10 @@ def _show_survey(found: "Survey", profile: str) -> None:
     pair, top_up = found.pair, found.top_up
     typer.echo(f"proved: {found.proof.pages_moved} pages by move_pages, {found.proof.pages_mapped} by numa_maps,")
     typer.echo(f"        policy {found.proof.policy}, reader on CPUs {list(found.proof.reader_cpus)}")
+    shares = (found.local.huge_page_share, found.remote.huge_page_share)
+    typer.echo(
+        f"on huge pages: {shares[0]:.0%} local, {shares[1]:.0%} remote (on small ones a latency holds page-table walks)"
+    )
     label = require_one_label(*(record.label for record in found.records))
     near, far = (
         {record.figure: record for record in found.records if record.node == number and not record.others_bytes_per_ns}
@@ -142,6 +146,7 @@ def _as_json(found: "Survey") -> dict[str, Any]:
         "remote": found.pair.remote.number,
         "distance": found.pair.distance,
         "placement": asdict(found.proof),
+        "huge_page_share": {"local": found.local.huge_page_share, "remote": found.remote.huge_page_share},
         "records": [asdict(record) for record in found.records],
         "beside_profile": [asdict(entry) for entry in found.beside],
         "top_up": asdict(found.top_up),

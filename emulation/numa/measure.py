@@ -49,6 +49,7 @@ class Figures:
     read_all_bytes_per_ns: float  # one thread a CPU
     write_all_bytes_per_ns: float
     loaded: tuple[LoadPoint, ...]  # [] on one CPU, which leaves none to load with
+    huge_page_share: float  # of the memory; on small pages a latency holds page-table walks
 
 
 def refuse_emulated_cpu(cpuinfo: Path = CPUINFO) -> None:
@@ -67,7 +68,9 @@ def measure(store: MappedStore, cpus: Sequence[int], effort: Effort) -> Figures:
     loaded = loaded_latency(store, cpus, effort) if len(cpus) > 1 else ()
     read_one, read_all = (bandwidth(store, some, effort.stream_s) for some in (cpus[:1], cpus))
     write_one, write_all = (bandwidth(store, some, effort.stream_s, write=True) for some in (cpus[:1], cpus))
-    return Figures(latency_ns, read_one, write_one, read_all, write_all, loaded)
+    return Figures(
+        latency_ns, read_one, write_one, read_all, write_all, loaded, store.huge_page_bytes() / store.size_bytes
+    )
 
 
 def chase_ns(store: MappedStore, effort: Effort) -> float:

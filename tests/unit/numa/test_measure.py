@@ -1,5 +1,6 @@
 """Native loops are measured on whatever memory this machine has: counts are exact, times only bounded from the safe side."""
 
+import json
 import subprocess
 import sys
 import time
@@ -7,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from emulation.cli.numa import _as_json, _show_survey
 from emulation.errors import MachineError
 from emulation.numa.compare import beside_profile, top_up
 from emulation.numa.measure import Effort, Figures, LoadPoint, Streams, chase_ns, measure, refuse_emulated_cpu
@@ -87,7 +89,7 @@ def test_on_one_cpu_there_is_no_latency_under_load(store):
     assert measure(store, (0,), QUICK).loaded == ()
 
 
-FIGURES = Figures(180.0, 12.0, 9.0, 30.0, 20.0, (LoadPoint(23.6, 200.0),))
+FIGURES = Figures(180.0, 12.0, 9.0, 30.0, 20.0, (LoadPoint(23.6, 200.0),), 1.0)
 
 
 def test_measured_figures_stand_beside_the_narrowest_link_of_the_profile():
@@ -122,6 +124,18 @@ def test_a_survey_of_one_node_with_itself_gives_every_figure_the_measured_label(
     assert found.proof.pages_moved == {node.number: SMALL_BYTES // 4096}
     assert found.local != found.remote
     assert len(told) == 2
+
+
+def test_a_survey_is_shown_with_both_labels_and_written_for_machines(node, capsys):
+    found = survey(Pair(node, node), SMALL_BYTES, load_profile("cxl-switched-750"), QUICK, lambda text: None)
+    _show_survey(found, "cxl-switched-750")
+    shown = capsys.readouterr().out
+    assert "numa-measured" in shown
+    assert "topped up (injected)" in shown or "not topped up" in shown
+    written = json.loads(json.dumps(_as_json(found)))
+    assert {record["label"] for record in written["records"]} == {"numa-measured"}
+    assert written["top_up"]["label"] == "injected"
+    assert "ratio" not in json.dumps(written["beside_profile"])
 
 
 def cxlbed_numa(*arguments):
