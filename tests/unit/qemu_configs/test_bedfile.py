@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -94,6 +95,11 @@ def test_every_stock_topology_says_what_it_is():
         topology = load(stock)
         assert topology.name == stock
         assert topology.description
+
+
+def test_the_example_in_the_documentation_is_a_usable_bed():
+    page = (Path(__file__).parents[3] / "docs" / "bed-file.md").read_text()
+    assert parse(page.split("```yaml\n")[1].split("```")[0]).name == "small-pool"
 
 
 _leaves = st.none() | st.booleans() | st.integers(-5, 1 << 70) | st.floats() | st.text(max_size=6) | st.just("4G")
