@@ -70,6 +70,20 @@ class Gpu:
         self.entries = 0.0  # missed a layer and step, of all that run
         self.tokens = 0.0  # of context, of all that run
 
+    def start(self, job: Job) -> None:
+        """The job decodes from now on."""
+        self.running.add(job)
+        self.entries += job.cost.entries
+        self.tokens += job.cost.context_tokens
+
+    def finish(self, job: Job) -> None:
+        """The job is done. Sums of nothing are put to 0, where differences would leave roundings."""
+        self.running.discard(job)
+        self.outstanding -= 1
+        self.free_hbm_bytes += job.cost.hbm_bytes
+        self.entries = self.entries - job.cost.entries if self.running else 0.0
+        self.tokens = self.tokens - job.cost.context_tokens if self.running else 0.0
+
 
 class Server:
     """GPUs in lockstep over shared links. `submit` takes a request; `on_finish` is called when one is done."""
@@ -97,10 +111,6 @@ class Server:
         self._num_waiting = 0
         self._num_prefetching = 0
         self._step_shares = StepShares(0.0, 0.0)
-        self._step_flow: Flow = {}  # bytes a decode step, by link
-        self._load_flow: Flow = {}  # bytes a ns of load progress
-        self._prefill_flow: Flow = {}  # bytes a ns of prefill progress
-        self._transfer_flow: Flow = {}  # bytes a ns of transfer progress
         self._flow: Flow = {}  # bytes a ns now
         self._others_load = 0.0  # on the busiest link that this server uses
         self.outstanding = 0
@@ -124,17 +134,12 @@ class Server:
         if elapsed_ns <= 0:
             return
         self._now_ns = now_ns
-        steps = self._decodes.rate * elapsed_ns
-        links = self._fabric.links
-        links.carry(self._step_flow, steps)
-        links.carry(self._load_flow, self._loads.rate * elapsed_ns)
-        links.carry(self._prefill_flow, self._prefills.rate * elapsed_ns)
-        links.carry(self._transfer_flow, self._transfers.rate * elapsed_ns)
-        for progress in self._stages:
-            progress.advance(elapsed_ns)
+        for stage in self._stages:
+            self._fabric.links.carry(stage.flow, stage.rate * elapsed_ns)
+            stage.advance(elapsed_ns)
         num_prefilling = len(self._loads) + len(self._prefills)
         self._meter.wait(elapsed_ns, self._num_waiting, self._num_prefetching, num_prefilling)
-        self._meter.decode(elapsed_ns, len(self._decodes), steps, self._step_shares)
+        self._meter.decode(elapsed_ns, len(self._decodes), self._decodes.rate * elapsed_ns, self._step_shares)
 
     def _on_time(self, schedule_number: int, due: Progress[Any] | None) -> None:
         if schedule_number != self._schedule_number:
@@ -146,9 +151,7 @@ class Server:
         for gpu in self._transfers.pop_ended():
             self._end_transfer(gpu)
         for gpu in self._loads.pop_ended():
-            assert gpu.prefilling is not None
-            self._prefills.add(gpu.prefilling.cost.prefill_ns, gpu)
-            self._move_new(gpu.prefilling, write=True)
+            self._end_load(gpu)
         for gpu in self._prefills.pop_ended():
             self._end_prefill(gpu)
         for job in self._decodes.pop_ended():
@@ -204,15 +207,18 @@ class Server:
             gpu.ready.append(ended.job)
             self._admit(gpu)
 
+    def _end_load(self, gpu: Gpu) -> None:
+        assert gpu.prefilling is not None
+        self._prefills.add(gpu.prefilling.cost.prefill_ns, gpu)
+        self._move_new(gpu.prefilling, write=True)
+
     def _end_prefill(self, gpu: Gpu) -> None:
         job = gpu.prefilling
         assert job is not None
         gpu.prefilling = None
         job.first_token_ns = self._now_ns
         self._move_new(job, write=False)
-        gpu.running.add(job)
-        gpu.entries += job.cost.entries
-        gpu.tokens += job.cost.context_tokens
+        gpu.start(job)
         self._longest_tokens = max(self._longest_tokens, job.cost.context_tokens)
         if job.request.output_len > 1:
             self._decodes.add(job.request.output_len - 1, job)
@@ -221,16 +227,11 @@ class Server:
         self._admit(gpu)
 
     def _end_decode(self, job: Job) -> None:
-        gpu = job.gpu
-        gpu.running.discard(job)
-        gpu.outstanding -= 1
+        job.gpu.finish(job)
         self.outstanding -= 1
-        gpu.free_hbm_bytes += job.cost.hbm_bytes
-        gpu.entries = gpu.entries - job.cost.entries if gpu.running else 0.0
-        gpu.tokens = gpu.tokens - job.cost.context_tokens if gpu.running else 0.0
         self._longest_stale |= job.cost.context_tokens >= self._longest_tokens
         self._recorder.finish(job.request, job.arrived_ns, job.first_token_ns, self._now_ns, job.cost.entries)
-        self._admit(gpu)
+        self._admit(job.gpu)
         self._on_finish()
 
     def _set_rates(self) -> None:
@@ -242,61 +243,50 @@ class Server:
         self._set_prefills(speed)
         self._set_decodes(speed)
         flow: dict[int, float] = {}
-        for part, rate in (
-            (self._step_flow, self._decodes.rate),
-            (self._load_flow, self._loads.rate),
-            (self._prefill_flow, self._prefills.rate),
-            (self._transfer_flow, self._transfers.rate),
-        ):
-            if rate:
-                for link, num_bytes in part.items():
-                    flow[link] = flow.get(link, 0.0) + num_bytes * rate
+        for stage in self._stages:
+            for link, num_bytes in stage.flow.items():
+                flow[link] = flow.get(link, 0.0) + num_bytes * stage.rate
         self._fabric.links.exchange(self._flow, flow)
         self._flow = flow
         self._schedule()
 
     def _set_transfers(self) -> None:
         self._transfers.rate = 1 / max(1, len(self._transfers))
-        self._transfer_flow = {
+        self._transfers.flow = {
             self._nics[gpu.index] + gpu.moving.write: gpu.moving.num_bytes / gpu.moving.work_ns
             for gpu in self.gpus
             if gpu.moving
         }
 
     def _set_loads(self, speed: float) -> None:
-        self._load_flow, self._loads.rate = {}, 0.0
+        self._loads.stop()
         if len(self._loads):
             read = [cost.index_bytes / cost.load_ns for cost in self._costs_of(self._loads)]
-            self._load_flow = spread(self._routes, read, write=False)
-            self._loads.rate = self._allowed(speed, self._load_flow)
+            self._loads.flow = spread(self._routes, read, write=False)
+            self._loads.rate = self._allowed(speed, self._loads.flow)
 
     def _set_prefills(self, speed: float) -> None:
-        self._prefill_flow, self._prefills.rate = {}, 0.0
+        self._prefills.stop()
         if len(self._prefills):
             written = [cost.written_bytes / cost.prefill_ns for cost in self._costs_of(self._prefills)]
-            self._prefill_flow = spread(self._routes, written, write=True)
+            self._prefills.flow = spread(self._routes, written, write=True)
             speed *= self._costs.prefill_speed(len(self._prefills))
-            self._prefills.rate = self._allowed(speed, self._prefill_flow)
+            self._prefills.rate = self._allowed(speed, self._prefills.flow)
 
     def _set_decodes(self, speed: float) -> None:
-        self._step_flow, self._decodes.rate = {}, 0.0
+        self._decodes.stop()
         if not len(self._decodes) or len(self._loads) or len(self._prefills):
             return
-        costs, token_bytes, num_layers = (
-            self._costs,
-            self._costs.spec.model.token_bytes,
-            self._costs.spec.model.num_layers,
-        )
-        fullest_ns = max(costs.gpu_work_ns(len(gpu.running), gpu.tokens) for gpu in self.gpus)
+        costs, gpus, model = self._costs, self.gpus, self._costs.spec.model
+        fullest_ns = max(costs.gpu_work_ns(len(gpu.running), gpu.tokens) for gpu in gpus)
         compute_ns = costs.compute_ns(fullest_ns, self._longest())
-        read = spread(self._routes, [gpu.entries * token_bytes for gpu in self.gpus], write=False)
-        written = spread(self._routes, [len(gpu.running) * token_bytes for gpu in self.gpus], write=True)
+        read = spread(self._routes, [gpu.entries * model.token_bytes for gpu in gpus], write=False)
+        written = spread(self._routes, [len(gpu.running) * model.token_bytes for gpu in gpus], write=True)
         read_ns, load = self._squeeze(read)
-        layer_ns = self._fabric.fetch_ns(max(gpu.entries for gpu in self.gpus), read_ns / num_layers, load)
-        step_ns = max(compute_ns + layer_ns * num_layers, self._squeeze(written)[0])
-        self._step_flow = read | written
+        layer_ns = self._fabric.fetch_ns(max(gpu.entries for gpu in gpus), read_ns / model.num_layers, load)
+        step_ns = max(compute_ns + layer_ns * model.num_layers, self._squeeze(written)[0])
         self._step_shares = StepShares(compute_ns / step_ns * speed, (1 - compute_ns / step_ns) * speed)
-        self._decodes.rate = speed / step_ns
+        self._decodes.flow, self._decodes.rate = read | written, speed / step_ns
 
     def _costs_of(self, stage: Progress[Gpu]) -> list[RequestCost]:
         """Cost of what each GPU has in a stage; an idle one's is NO_COST."""
@@ -328,10 +318,10 @@ class Server:
         self._schedule_number += 1
         number = self._schedule_number
         in_ns, due = inf, None
-        for progress in self._stages:
-            ends_in_ns = progress.next_end_in()
+        for stage in self._stages:
+            ends_in_ns = stage.next_end_in()
             if ends_in_ns < in_ns:
-                in_ns, due = ends_in_ns, progress
+                in_ns, due = ends_in_ns, stage
         if due is None:
             return
         refresh_ns = CROWDED_REFRESH_NS if self._others_load > CROWDED_LOAD else REFRESH_NS

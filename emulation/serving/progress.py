@@ -1,9 +1,9 @@
-"""Work that goes on at one common rate: many jobs, one virtual time. Knows work and rates, no meaning of either.
+"""Work that goes on at one common rate: many jobs, one virtual time. Knows work, rates and what they move, no meaning of it.
 
 All jobs of a `Progress` advance equally (decode steps in lockstep, prefixes that share an engine), so a change of rate
 touches one number instead of every job: a job ends when the common progress reaches its mark."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, TypeVar
@@ -12,12 +12,14 @@ Job = TypeVar("Job")
 
 
 class Progress(Generic[Job]):
-    """Jobs and their common progress. `rate` is work per ns; the caller sets it and calls `advance` before it changes."""
+    """Jobs and their common progress. `rate` is work per ns, `flow` the bytes that a unit of work moves, by link number;
+    the caller sets both and calls `advance` before they change."""
 
-    __slots__ = ("_heap", "_sequence", "done", "rate")
+    __slots__ = ("_heap", "_sequence", "done", "flow", "rate")
 
     def __init__(self) -> None:
         self.rate = 0.0
+        self.flow: Mapping[int, float] = {}
         self.done = 0.0
         self._heap: list[tuple[float, int, Job]] = []
         self._sequence = 0
@@ -33,6 +35,10 @@ class Progress(Generic[Job]):
         """Add a job of `work` from now on."""
         self._sequence += 1
         heappush(self._heap, (self.done + work, self._sequence, job))
+
+    def stop(self) -> None:
+        """No progress and no bytes until the caller sets a rate."""
+        self.rate, self.flow = 0.0, {}
 
     def next_end_in(self) -> float:
         """ns until the first job ends at the present rate; inf for none."""

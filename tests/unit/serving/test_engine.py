@@ -1,5 +1,6 @@
 """The engine beside closed forms, and what always holds: nothing lost, bytes and times conserved."""
 
+import time
 from dataclasses import replace
 from math import ceil
 
@@ -147,6 +148,12 @@ def test_same_seed_same_bytes_and_another_seed_others():
 
     assert everything(outcome(1)) == everything(outcome(1))
     assert everything(outcome(1)) != everything(outcome(2))
+
+
+def test_the_papers_longest_run_takes_less_than_its_bound():
+    began = time.process_time()
+    simulate(ClusterSpec("cxl"), ClosedLoop(512, 64, 131072, 1024))
+    assert time.process_time() - began <= 5.0
 
 
 def test_cost_follows_events_not_tokens():
