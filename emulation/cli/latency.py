@@ -192,7 +192,7 @@ def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | Non
     from emulation.stores.fetch_time import bare_times, measured_label
 
     with source.open() as store:
-        times = bare_times(store, measured_label(claimed), counts, source.repeats)
+        times = bare_times(store, measured_label(claimed, source.spec), counts, source.repeats)
     write_json(json, {"figure": 5, "store": source.spec, "records": [asdict(one) for one in times]})
     cells = [(t.entries, t.us, t.label) for t in times]
     title = f"fetch of n random entries from {source.spec} as it is, bytes checked"

@@ -22,6 +22,7 @@ from sac_runtime.store import KvStore, MappedStore
 
 STORE_KINDS = "anonymous, shared:PATH, dax:PATH or numa:NODE"
 VENDOR_FILE = Path("/sys/class/dmi/id/sys_vendor")
+NODE_FOLDER = Path("/sys/devices/system/node")
 _ROWS_A_WRITE = 1 << 14
 
 
@@ -122,10 +123,14 @@ def bare_times(store: KvStore, label: Label, entries: Sequence[int], repeats: in
     return times
 
 
-def measured_label(claimed: Label) -> Label:
-    """The label that a bare reading deserves: `claimed`, but `functional` on a machine that QEMU emulates."""
+def measured_label(claimed: Label, spec: str) -> Label:
+    """The label that a bare reading from the store `spec` deserves: `claimed` where that can be true, else `functional`.
+    Nothing is measured on a machine that QEMU emulates, no remote node where there is one node, no CXL in ordinary memory."""
+    kind = spec.partition(":")[0]
     emulated = VENDOR_FILE.exists() and VENDOR_FILE.read_text().strip() == "QEMU"
-    return Label.FUNCTIONAL if emulated else claimed
+    remote = kind == "numa" and len(list(NODE_FOLDER.glob("node[0-9]*"))) > 1
+    true = {Label.NUMA_MEASURED: remote, Label.HARDWARE: kind == "dax" or remote}
+    return claimed if true.get(claimed, False) and not emulated else Label.FUNCTIONAL
 
 
 def _mapped(spec: str, layout: KvLayout, num_rows: int) -> MappedStore:

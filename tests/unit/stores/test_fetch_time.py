@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from emulation.errors import CxlbedError
-from emulation.stores.fetch_time import bare_times, expected_rows, injected_times, open_store
+from emulation.stores.fetch_time import bare_times, expected_rows, injected_times, measured_label, open_store
 from emulation.timing.profile import load_profile
 from sac_runtime.label import Label
 from sac_runtime.layout import KvLayout
@@ -18,6 +18,31 @@ def test_one_wrong_byte_is_noticed():
         store.write_rows(np.array([5]), spoilt)
         with pytest.raises(CxlbedError, match="bytes that are not those of its rows"):
             bare_times(store, Label.HARDWARE, [3000], repeats=3)
+
+
+@pytest.mark.parametrize(
+    ("vendor", "num_nodes", "spec", "claimed", "deserved"),
+    [
+        ("Dell Inc.", 1, "dax:/dev/dax0.0", "hardware", "hardware"),
+        ("QEMU", 1, "dax:/dev/dax0.0", "hardware", "functional"),
+        ("Dell Inc.", 2, "numa:1", "numa-measured", "numa-measured"),
+        ("Dell Inc.", 2, "numa:1", "hardware", "hardware"),
+        ("Dell Inc.", 1, "numa:0", "numa-measured", "functional"),
+        ("QEMU", 2, "numa:1", "numa-measured", "functional"),
+        ("Dell Inc.", 2, "anonymous", "numa-measured", "functional"),
+        ("Dell Inc.", 2, "shared:/dev/shm/x", "hardware", "functional"),
+        ("Dell Inc.", 2, "dax:/dev/dax0.0", "modelled", "functional"),
+    ],
+)
+def test_a_bare_reading_gets_no_label_that_cannot_be_true(
+    tmp_path, monkeypatch, vendor, num_nodes, spec, claimed, deserved
+):
+    (tmp_path / "sys_vendor").write_text(f"{vendor}\n")
+    for node in range(num_nodes):
+        (tmp_path / f"node{node}").mkdir()
+    monkeypatch.setattr("emulation.stores.fetch_time.VENDOR_FILE", tmp_path / "sys_vendor")
+    monkeypatch.setattr("emulation.stores.fetch_time.NODE_FOLDER", tmp_path)
+    assert measured_label(Label(claimed), spec) == Label(deserved)
 
 
 def test_rows_differ_from_one_another():
