@@ -14,7 +14,7 @@ from emulation.serving.compare import RIVALS, Comparison, Flip
 
 Record = Mapping[str, Any]
 
-COLUMNS = ("tier", "context", "conc.", "out", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
+COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
 SETTING_NAMES = {
     "context_tokens": "context",
@@ -119,7 +119,8 @@ def comparison_record(comparison: Comparison) -> dict[str, Any]:
 
 def _row(record: Record) -> tuple[Any, ...]:
     settings = [
-        record[key] for key in ("tier", "context_tokens", "concurrency", "output_tokens", "devices", "hot_buffer")
+        record[key]
+        for key in ("tier", "context_tokens", "concurrency", "output_tokens", "servers", "devices", "hot_buffer")
     ]
     if not record["fits"]:
         return (*settings, *[None] * 5, "", None, record["note"])

@@ -76,7 +76,12 @@ class _Run:
             for number in range(spec.num_servers)
         ]
         kept_bytes = spec.model.token_bytes + spec.model.index_bytes
-        self._prefixes = PrefixStore(spec.home_bytes() // (TRACE_BLOCK_TOKENS * kept_bytes))
+        num_blocks = spec.home_bytes() // (TRACE_BLOCK_TOKENS * kept_bytes)
+        self._prefixes = (
+            [PrefixStore(num_blocks)] * spec.num_servers
+            if spec.policy.shared
+            else [PrefixStore(num_blocks // spec.num_servers) for _ in range(spec.num_servers)]
+        )
         num_prefixes = min(workload.num_prompts, workload.num_prefixes)
         self._all_prefixes_fit = spec.home_bytes() >= num_prefixes * workload.longest_len * kept_bytes
         self._num_cached_tokens = 0
@@ -104,14 +109,15 @@ class _Run:
             self._submit(request)
 
     def _submit(self, request: Request) -> None:
-        cached_len = self._cached_len(request)
+        server = min(self._servers, key=_outstanding)
+        cached_len = self._cached_len(request, self._prefixes[server.number])
         self._num_cached_tokens += cached_len
-        min(self._servers, key=_outstanding).submit(request, cached_len)
+        server.submit(request, cached_len)
 
-    def _cached_len(self, request: Request) -> int:
+    def _cached_len(self, request: Request, prefixes: PrefixStore) -> int:
         """Tokens whose KV is there already; the last one's is computed anew in any case."""
         if request.hash_ids:
-            return self._prefixes.cached_tokens(request)
+            return prefixes.cached_tokens(request)
         free = self._spec.free_hbm_prefix and self._spec.policy.home == "hbm"
         return request.prompt_len - 1 if request.cached and (self._all_prefixes_fit or free) else 0
 

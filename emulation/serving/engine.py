@@ -92,6 +92,7 @@ class Server:
         self, number: int, env: Any, costs: CostModel, fabric: Fabric, recorder: Recorder, on_finish: Callable[[], None]
     ) -> None:
         spec = costs.spec
+        self.number = number
         self._env, self._costs, self._fabric, self._on_finish = env, costs, fabric, on_finish
         self._recorder, self._meter = recorder, recorder.meter()
         self._routes = fabric.server_routes(number)

@@ -8,8 +8,9 @@ from emulation.serving.workload import TRACE_BLOCK_TOKENS, Request
 class PrefixStore:
     """Block ids of a home that holds `num_blocks`; hits are the longest run of known blocks from the first on.
 
-    Blocks become known when they are looked up: a prefix counts as written from its request's admission on (assumed;
-    in truth only when its prefill is done)."""
+    What runs takes none of its room (assumed; kind to HBM only, whose prefixes share HBM with what runs). Blocks become known
+    when they are looked up: a prefix counts as written from its request's admission on (assumed; in truth only when its
+    prefill is done)."""
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks

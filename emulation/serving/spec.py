@@ -47,20 +47,22 @@ class Policy:
     """One way to keep KV. The engine is the same for all; these fields are the whole difference.
 
     home: where the full KV and the prefixes are: 'hbm', 'server' (its DRAM) or 'pool' (devices that servers share).
+    shared: whether every server reaches the prefixes of all, or each its own alone.
     fetch_profile: what a GPU's sparse reads see; None: nothing is read, all KV is in HBM.
     prefetch_profile: what a whole prefix crosses before its first step; None: no prefetch."""
 
     tier: str
     home: str
+    shared: bool
     fetch_profile: str | None
     prefetch_profile: str | None = None
 
 
 POLICIES = {
-    "hbm": Policy("hbm", "hbm", None),
-    "dram": Policy("dram", "server", "sac-gpu-dram"),
-    "cxl": Policy("cxl", "pool", "sac-gpu-cxl"),
-    "rdma": Policy("rdma", "server", "sac-gpu-dram", "sac-gpu-rdma"),
+    "hbm": Policy("hbm", "hbm", False, None),
+    "dram": Policy("dram", "server", False, "sac-gpu-dram"),
+    "cxl": Policy("cxl", "pool", True, "sac-gpu-cxl"),
+    "rdma": Policy("rdma", "server", True, "sac-gpu-dram", "sac-gpu-rdma"),
 }
 
 

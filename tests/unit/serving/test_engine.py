@@ -139,6 +139,13 @@ def test_prefixes_that_do_not_fit_their_home_are_computed_anew():
         assert simulate(spec, fits).num_cached_tokens == cached
 
 
+def test_a_pool_finds_the_prefixes_of_all_servers_and_local_dram_those_of_its_own():
+    """Two requests of one prefix, at once, so that they go to two servers."""
+    requests = [Request(0.0, 1024, 2, hash_ids=(1, 2)) for _ in range(2)]
+    cached = {tier: simulate(ClusterSpec(tier, num_servers=2), Listed(*requests)).num_cached_tokens for tier in TIERS}
+    assert cached == {"cxl": 1023, "rdma": 1023, "dram": 0, "hbm": 0}
+
+
 def test_same_seed_same_bytes_and_another_seed_others():
     def outcome(seed):
         return simulate(ClusterSpec("cxl", num_servers=2), OpenLoop(60, 3.0, 16384, 128, seed=seed))
