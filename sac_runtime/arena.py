@@ -29,29 +29,37 @@ class Arena:
         are at an epoch before `retired_at`."""
         self.host = host
         self.first = host * geometry.blocks_per_host
-        self.num_used = num_used
         self._states = np.zeros(geometry.blocks_per_host, np.uint8)
         self._states[:num_used] = BlockState.RETIRED
         self._states[published - self.first] = BlockState.PUBLISHED
-        self._retired_at = np.full(geometry.blocks_per_host, retired_at, np.uint64)
-        self._free = np.flatnonzero(self._states == BlockState.FREE)[::-1].astype(np.int64)  # a stack, lowest on top
-        self._num_free = len(self._free)
-        self._free.resize(geometry.blocks_per_host)
+        self._retired_at = np.zeros(geometry.blocks_per_host, np.uint64)
+        self._retired_at[:num_used] = retired_at
+        self._next_unused = num_used
+        self._freed = np.zeros(geometry.blocks_per_host, np.int64)  # a stack of those used before and free again
+        self._num_freed = 0
         self._last_use = np.zeros(geometry.blocks_per_host, np.uint64)
         self._tick = 0
 
     @property
     def num_free(self) -> int:
-        return self._num_free
+        return self._num_freed + len(self._states) - self._next_unused
 
     def count(self, state: BlockState) -> int:
         return int(np.count_nonzero(self._states == state))
 
     def allocate(self, count: int) -> IntArray:
         """Take free blocks; there must be enough. Returns (count,) int64."""
-        assert count <= self._num_free
-        taken = self._free[self._num_free - count : self._num_free][::-1].copy()
-        self._num_free -= count
+        assert count <= self.num_free
+        num_freed = min(count, self._num_freed)
+        self._num_freed -= num_freed
+        first_unused = self._next_unused
+        self._next_unused += count - num_freed
+        taken = np.concatenate(
+            [
+                self._freed[self._num_freed : self._num_freed + num_freed][::-1],
+                np.arange(first_unused, self._next_unused),
+            ]
+        )
         self._states[taken] = BlockState.HELD
         return taken + self.first
 
@@ -107,8 +115,8 @@ class Arena:
 
     def _push(self, own: NDArray[np.int64]) -> None:
         self._states[own] = BlockState.FREE
-        self._free[self._num_free : self._num_free + len(own)] = own[::-1]
-        self._num_free += len(own)
+        self._freed[self._num_freed : self._num_freed + len(own)] = own[::-1]
+        self._num_freed += len(own)
 
     def _touch(self, own: IntArray) -> None:
         """The earlier in `own`, the later its use counts."""

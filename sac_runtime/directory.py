@@ -3,35 +3,39 @@
 Knows hashes, blocks and journals; knows no leases, no rows, no allocation. It holds nothing that the journals don't: a host that
 opens the pool reads them once and then follows their ends."""
 
+import ctypes
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from sac_runtime import native
 from sac_runtime.block_hash import BlockHashes
 from sac_runtime.hosts import HostsView
 from sac_runtime.journal import Journal
 from sac_runtime.layout import IntArray
-from sac_runtime.lines import ENTRY, PUBLISHED, Lines
+from sac_runtime.lines import ENTRY, PUBLISHED, Lines, hashes_in
 from sac_runtime.pool_format import PoolGeometry
 from sac_runtime.store import KvStore
 
 ABSENT = -1
 
+_FEWEST_PLACES = 1024  # of an index; it grows with what it holds
+
 
 class Directory:
     """Blocks by hash. Per block of the pool, whoever's: hash, publication, number of tokens; publication 0 means not published."""
 
-    def __init__(self, store: KvStore, geometry: PoolGeometry, pool_id: int) -> None:
+    def __init__(self, store: KvStore, geometry: PoolGeometry, pool_id: int, host: int) -> None:
         self._geometry = geometry
+        self._host = host
         self._journals = [Journal(store, geometry, pool_id, host) for host in range(geometry.num_hosts)]
         self._cursors = [1] * geometry.num_hosts
         self.num_torn_entries = 0
         self.publications = np.zeros(geometry.num_blocks, np.uint64)
         self.num_tokens = np.zeros(geometry.num_blocks, np.uint16)
         self._hashes = np.zeros((geometry.num_blocks, 2), np.uint64)
-        self._sequences = np.zeros(geometry.num_blocks, np.uint64)
-        self._index = _HashIndex(geometry.num_blocks, self._hashes, self.publications)
+        self._sequences = np.zeros(geometry.blocks_per_host, np.uint64)  # latest entry of each own block
+        self._index = _HashIndex(self._hashes)
 
     @property
     def num_published(self) -> int:
@@ -55,24 +59,30 @@ class Directory:
 
     def apply(self, host: int, entries: Lines, head: int) -> None:
         """Take in entries of one journal, in its order, up to `head`."""
-        published = entries["kind"] == PUBLISHED
         blocks = entries["block"].astype(np.int64)
         before = self.publications[blocks]
-        self.publications[blocks] = np.where(published, entries["publication"], np.uint64(0))
-        self._sequences[blocks] = entries["sequence"]
-        self._hashes[blocks, 0] = entries["hash_low"]
-        self._hashes[blocks, 1] = entries["hash_high"]
+        self.publications[blocks] = np.where(entries["kind"] == PUBLISHED, entries["publication"], np.uint64(0))
+        after = self.publications[blocks]  # where entries name a block twice the last of them has the say
+        changed = before != after  # the rest are copies of entries known already
+        self._index.remove(blocks[changed & (before > 0)])
+        self._hashes[blocks] = hashes_in(entries)
         self.num_tokens[blocks] = entries["num_tokens"]
-        news = published & (before != entries["publication"])  # the rest are copies of entries known already
-        self._index.add(blocks[news])
+        self._index.add(blocks[changed & (after > 0)])
+        if host == self._host:
+            self._sequences[blocks - self._arena(host).start] = entries["sequence"]
         self._cursors[host] = head
 
-    def live_entries(self, host: int, first: int, stop: int) -> Lines:
-        """Copies of `host`'s live entries that have sequences in [first, stop). Returns (n,) ENTRY."""
-        arena = slice(host * self._geometry.blocks_per_host, (host + 1) * self._geometry.blocks_per_host)
-        sequences = self._sequences[arena]
-        old = (sequences >= first) & (sequences < stop) & (self.publications[arena] > 0)
+    def live_entries(self, first: int, stop: int) -> Lines:
+        """Copies of the own live entries that have sequences in [first, stop). Returns (n,) ENTRY."""
+        arena = self._arena(self._host)
+        old = (self._sequences >= first) & (self._sequences < stop) & (self.publications[arena] > 0)
         return self.entries_of(np.flatnonzero(old) + arena.start)
+
+    def published_by(self, host: int) -> IntArray:
+        """Blocks of `host` that can be found, (n,) int64."""
+        arena = self._arena(host)
+        blocks: IntArray = np.flatnonzero(self.publications[arena]) + arena.start
+        return blocks
 
     def entries_of(self, blocks: IntArray) -> Lines:
         """Journal entries that say again what is known of `blocks`. Returns (n,) ENTRY."""
@@ -81,7 +91,7 @@ class Directory:
         entries["block"] = blocks
         entries["publication"] = self.publications[blocks]
         entries["num_tokens"] = self.num_tokens[blocks]
-        entries["hash_low"], entries["hash_high"] = self._hashes[blocks].T
+        hashes_in(entries)[:] = self._hashes[blocks]
         return entries
 
     def _follow(self, host: int, head: int) -> bool:
@@ -98,60 +108,62 @@ class Directory:
     def _take_in(self, host: int, first: int, head: int) -> int:
         """Returns how many entries were torn, or overwritten since."""
         bad = 0
+        self._index.make_room(min(head - first, self._geometry.blocks_per_host))
         for entries, skipped in self._journals[host].read(first, head):
             self.apply(host, entries, head)
             bad += skipped
         return bad
 
     def _forget(self, host: int) -> None:
-        arena = slice(host * self._geometry.blocks_per_host, (host + 1) * self._geometry.blocks_per_host)
-        self.publications[arena] = 0
+        self._index.remove(self.published_by(host))
+        self.publications[self._arena(host)] = 0
+
+    def _arena(self, host: int) -> slice:
+        return slice(host * self._geometry.blocks_per_host, (host + 1) * self._geometry.blocks_per_host)
 
 
 class _HashIndex:
-    """Open addressing over block numbers, in numpy so that a million blocks go in at once; keys stay in `hashes`.
+    """Open addressing over block numbers, in native code; the keys stay in `hashes`.
 
-    An entry counts while its block is published and has the hash looked for; so a retired block need not be taken out, and of two
-    blocks with one hash either is found after the other has gone. What no longer counts is swept out when the table fills up."""
+    Two blocks may have one hash: either is found, and the other once the first has been removed."""
 
-    def __init__(self, capacity: int, hashes: NDArray[np.uint64], publications: NDArray[np.uint64]) -> None:
+    def __init__(self, hashes: BlockHashes) -> None:
+        """hashes: (blocks, 2) uint64, of which those in the index must not change."""
         self._hashes = hashes
-        self._publications = publications
-        self._table = np.full(1 << (2 * capacity).bit_length(), ABSENT, np.int32)
-        self._mask = len(self._table) - 1
-        self._used = 0
+        self._places = np.zeros(len(hashes), np.int32)
+        self._library = native.load()
+        self._call = 0  # address of self._index
+        self._num_used = 0  # places that hold a block, or held one
+        self._use_table_of(_FEWEST_PLACES)
 
     def add(self, blocks: IntArray) -> None:
-        """Put published blocks in. blocks: (n,) int64, each hash and publication in place."""
-        if self._used + len(blocks) > len(self._table) * 3 // 4:
-            self._table.fill(ABSENT)
-            self._used = 0
-            blocks = np.flatnonzero(self._publications)
-        self._used += len(blocks)
-        at, step = self._start(self._hashes[blocks])
-        while len(blocks):
-            empty = self._table[at] < 0
-            self._table[at[empty]] = blocks[empty]  # of several that want one place the last has it
-            homeless = self._table[at] != blocks
-            blocks, step = blocks[homeless], step[homeless]
-            at = (at[homeless] + step) & self._mask
+        """Put in blocks whose hashes are in place. blocks: (n,) int64."""
+        self.make_room(len(blocks))
+        self._num_used += self._library.sac_index_add(self._call, native.address(blocks), len(blocks))
+
+    def make_room(self, num_more: int) -> None:
+        """See to it that at most half of the places are used with that many blocks more. When not, a new table starts with a
+        quarter at most, and without the removed ones."""
+        if 2 * (self._num_used + num_more) > len(self._table):
+            blocks = self._table[self._table > 0].astype(np.int64) - 1
+            self._use_table_of(max(_FEWEST_PLACES, 1 << (4 * (len(blocks) + num_more) - 1).bit_length()))
+            self._num_used = self._library.sac_index_add(self._call, native.address(blocks), len(blocks))
+
+    def remove(self, blocks: IntArray) -> None:
+        """Take out blocks that are in the index. blocks: (n,) int64."""
+        self._library.sac_index_remove(self._call, native.address(blocks), len(blocks))
 
     def find(self, hashes: BlockHashes) -> IntArray:
-        found = np.full(len(hashes), ABSENT, np.int64)
-        pending = np.arange(len(hashes))
-        at, step = self._start(hashes)
-        while len(pending):
-            block = self._table[at]
-            match = (
-                (self._hashes[block] == hashes[pending]).all(axis=1) & (self._publications[block] > 0) & (block >= 0)
-            )
-            found[pending[match]] = block[match]
-            on = (block >= 0) & ~match
-            pending, step = pending[on], step[on]
-            at = (at[on] + step) & self._mask
+        """Block of each hash, or ABSENT. hashes: (n, 2) uint64. Returns (n,) int64."""
+        wanted = np.ascontiguousarray(hashes, np.uint64)
+        found = np.empty(len(wanted), np.int64)
+        self._library.sac_index_find(self._call, native.address(wanted), len(wanted), native.address(found))
         return found
 
-    def _start(self, hashes: BlockHashes) -> tuple[IntArray, IntArray]:
-        """First place and step of each hash. The step is odd, so that it visits every place of a table of 2^n."""
-        mask = np.uint64(self._mask)
-        return (hashes[:, 0] & mask).astype(np.int64), (hashes[:, 1] & mask | np.uint64(1)).astype(np.int64)
+    def _use_table_of(self, num_places: int) -> None:
+        self._table = np.zeros(num_places, np.int32)
+        self._num_used = 0
+        self._index = native.Index(
+            native.address(self._table), num_places - 1, native.address(self._hashes), native.address(self._places)
+        )
+        self._call = ctypes.addressof(self._index)

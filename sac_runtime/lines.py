@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sac_runtime import native
 from sac_runtime.layout import LINE_BYTES
 from sac_runtime.store import KvStore
 
@@ -50,7 +51,6 @@ PUBLISHED, RETIRED = 1, 2  # kinds of an ENTRY
 NEVER_OPENED, OPEN, CLOSED = 0, 1, 2  # status in a STATE
 NO_LEASE = 2**64 - 1
 
-_HALF = np.uint64(32)
 _WORD_MASK = 2**64 - 1
 
 
@@ -75,19 +75,31 @@ def checksum(lines: Lines, salt: int | NDArray[np.uint64]) -> NDArray[np.uint64]
     A sum of words, each folded and multiplied by an odd constant: any change of one word changes it for certain, changes of
     several words escape with odds of about 2^-64. Against torn and stale lines, not against malice. The salt (pool, host, format)
     keeps a valid line of another pool, or in the wrong place, from passing."""
-    words = lines.view("<u8").reshape(len(lines), -1)[:, :-1]
-    folded = words >> _HALF
-    folded ^= words
-    total = folded @ _MULTIPLIERS[: words.shape[1]]
-    total += np.asarray(salt, np.uint64)
-    total ^= total >> _HALF
-    return np.asarray(total, np.uint64)
+    lines = np.ascontiguousarray(lines)
+    salts = np.atleast_1d(np.asarray(salt, np.uint64))
+    sums = np.empty(len(lines), np.uint64)
+    native.load().sac_checksums(
+        native.address(lines),
+        len(lines),
+        lines.itemsize // 8,
+        native.address(_MULTIPLIERS),
+        native.address(salts),
+        int(len(salts) > 1),
+        native.address(sums),
+    )
+    return sums
 
 
 def salt_of(pool_id: int, host: int, dtype: np.dtype[Any]) -> int:
     """What to mix into the checksum of a line: which pool, whose line, which format."""
     kind = (ENTRY, STATE, MARK).index(dtype)
     return (pool_id + (4 * host + kind) * 0x9E3779B97F4A7C15) & _WORD_MASK
+
+
+def hashes_in(entries: Lines) -> NDArray[np.uint64]:
+    """The block hashes of journal entries, as a view of both words. entries: (n,) ENTRY. Returns (n, 2) uint64."""
+    words: NDArray[np.uint64] = entries.view("<u8").reshape(-1, LINE_BYTES // 8)
+    return words[:, 1:3]
 
 
 def read_lines(store: KvStore, offset: int, count: int, dtype: np.dtype[Any]) -> Lines:

@@ -43,7 +43,7 @@ from sac_runtime.errors import BlockStateError, FencedError, GeometryError, Pool
 from sac_runtime.hosts import Hosts, HostsView
 from sac_runtime.journal import JournalWriter
 from sac_runtime.layout import ByteArray, IntArray
-from sac_runtime.lines import ENTRY, NO_LEASE, PUBLISHED, RETIRED, Lines
+from sac_runtime.lines import ENTRY, NO_LEASE, PUBLISHED, RETIRED, Lines, hashes_in
 from sac_runtime.placement import Placement, RowTable
 from sac_runtime.pool_format import PoolGeometry
 from sac_runtime.store import KvStore
@@ -79,7 +79,7 @@ class Pool:
         self._num_leases = 0
         self._hosts = Hosts(store, geometry, pool_id, host, clock_ns)
         self._placement = Placement(geometry, store.rows_offset)
-        self._directory = Directory(store, geometry, pool_id)
+        self._directory = Directory(store, geometry, pool_id, host)
         self._fresh = np.zeros(geometry.num_blocks, np.uint64)  # publication of each block that our cache agrees with
         self._epoch = 0  # the pool's, as of the last refresh
         self._closed = False
@@ -204,7 +204,7 @@ class Pool:
             entries = np.zeros(len(blocks), ENTRY)
             entries["kind"] = PUBLISHED
             entries["block"] = blocks
-            entries["hash_low"], entries["hash_high"] = np.asarray(hashes, np.uint64).T
+            hashes_in(entries)[:] = hashes
             entries["num_tokens"] = self._valid_num_tokens(num_tokens)
             entries["epoch"] = self._epoch
             self._journal.append(entries)
@@ -368,10 +368,9 @@ class Pool:
             self.geometry,
             int(state["head"]),
             self._commit,
-            lambda first, stop: self._directory.live_entries(self.host, first, stop),
+            self._directory.live_entries,
         )
-        first = self.host * self.geometry.blocks_per_host
-        published = first + np.flatnonzero(self._directory.publications[first : first + self.geometry.blocks_per_host])
+        published = self._directory.published_by(self.host)
         self._arena = Arena(self.geometry, self.host, published, int(state["blocks_used"]), self._begin_epoch())
 
     def _commit(self, entries: Lines, head: int) -> None:

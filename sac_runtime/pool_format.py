@@ -135,8 +135,8 @@ class PoolGeometry:
 
     @property
     def journal_slots(self) -> int:
-        """Twice what may be live, so that carrying live entries forward costs one copy an entry on average at most; a batch to write
-        and one to carry."""
+        """Twice what may be live, so that carrying live entries forward costs one copy an entry on average at most; a batch to
+        write and one to carry."""
         return 2 * (self.blocks_per_host + self.batch_entries)
 
     @property

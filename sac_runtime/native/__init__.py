@@ -74,6 +74,17 @@ class PlanStep(ctypes.Structure):
     )
 
 
+class Index(ctypes.Structure):
+    """`struct sac_index` of sac.h."""
+
+    _fields_ = (
+        ("table", ctypes.c_void_p),
+        ("mask", ctypes.c_int64),
+        ("hashes", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
+    )
+
+
 _P, _I64, _I32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sac_best_copy": (_I32, ()),
@@ -88,6 +99,10 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sac_page_nodes": (_I32, (_P, ctypes.c_uint64, _P)),
     "sac_top_k": (_I64, (_P, _I64, _I64, _P, _I32)),
     "sac_plan": (_I64, (_P, _P)),
+    "sac_index_add": (_I64, (_P, _P, _I64)),
+    "sac_index_remove": (None, (_P, _P, _I64)),
+    "sac_index_find": (None, (_P, _P, _I64, _P)),
+    "sac_checksums": (None, (_P, _I64, _I64, _P, _P, _I64, _P)),
     "sac_team_start": (_P, (_P, _I32)),
     "sac_team_gather": (_I64, (_P, _P)),
     "sac_team_stop": (None, (_P,)),

@@ -82,6 +82,24 @@ struct sac_step {
 /* Number of misses; or -1 - i for the first entry i that is outside or named twice (then nothing has changed). */
 SAC_EXPORT int64_t sac_plan(struct sac_buffer *buffer, struct sac_step *step);
 
+/* index.c. Open addressing over block numbers: table[place] is block + 1, SAC_EMPTY or SAC_REMOVED; hashes of two words each. */
+enum { SAC_EMPTY = 0, SAC_REMOVED = -1 };
+struct sac_index {
+    int32_t *table; /* (mask + 1,), a power of two; some place is always SAC_EMPTY */
+    int64_t mask;
+    const uint64_t *hashes; /* (blocks, 2) */
+    int32_t *places;        /* (blocks,): where each block lies in the table */
+};
+
+/* Puts in blocks; those that are in already stay where they are. Returns how many places are no longer SAC_EMPTY. */
+SAC_EXPORT int64_t sac_index_add(const struct sac_index *index, const int64_t *blocks, int64_t n);
+SAC_EXPORT void sac_index_remove(const struct sac_index *index, const int64_t *blocks, int64_t n);
+/* wanted: (n, 2) hashes; found: (n,) block of each, or -1. */
+SAC_EXPORT void sac_index_find(const struct sac_index *index, const uint64_t *wanted, int64_t n, int64_t *found);
+/* Checksums of n lines of `stride` words, the last of which is left out. salts: (n,), or one with salt_step 0. */
+SAC_EXPORT void sac_checksums(const uint64_t *words, int64_t n, int64_t stride, const uint64_t *multipliers,
+                              const uint64_t *salts, int64_t salt_step, uint64_t *sums);
+
 /* team.c: threads pinned to CPUs that share a gather with the caller. NULL when they cannot be started. */
 struct sac_team;
 SAC_EXPORT struct sac_team *sac_team_start(const int32_t *cpus, int32_t n);

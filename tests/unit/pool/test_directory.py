@@ -52,28 +52,35 @@ def test_an_all_zero_line_is_not_whole():
 @given(st.lists(st.tuples(st.integers(0, 7), st.integers(0, 5)), max_size=60))
 def test_the_index_agrees_with_a_dictionary(events):
     """Blocks 0 to 7 are published under hashes 0 to 4 or retired (5), many times over in a small table; two may share a hash."""
-    hashes, publications = np.zeros((8, 2), np.uint64), np.zeros(8, np.uint64)
-    index = _HashIndex(8, hashes, publications)
+    hashes = np.zeros((8, 2), np.uint64)
+    index = _HashIndex(hashes)
     names = np.array([[1, 1], [1, 2], [2, 1], [33, 1], [0, 0]], np.uint64)  # equal low words, equal places, zeros
     held = {}
-    for count, (block, name) in enumerate(events, start=1):
-        held.pop(block, None)
-        publications[block] = 0
+    for block, name in events:
+        if held.pop(block, None) is not None:
+            index.remove(np.array([block]))
         if name < 5:
             held[block] = name
-            hashes[block], publications[block] = names[name], count
+            hashes[block] = names[name]
             index.add(np.array([block]))
         for wanted, found in enumerate(index.find(names).tolist()):
             assert (held.get(found) == wanted) if found != ABSENT else (wanted not in held.values())
 
 
 def test_the_index_takes_a_hundred_thousand_blocks_at_once_and_finds_each():
-    count = 100_000
-    hashes = np.random.default_rng(0).integers(0, 2**63, (count, 2), dtype=np.uint64)
-    index = _HashIndex(count, hashes, np.ones(count, np.uint64))
-    index.add(np.arange(count))
-    assert np.array_equal(index.find(hashes), np.arange(count))
+    hashes = np.random.default_rng(0).integers(0, 2**63, (100_000, 2), dtype=np.uint64)
+    index = _HashIndex(hashes)
+    index.add(np.arange(100_000))
+    assert np.array_equal(index.find(hashes), np.arange(100_000))
     assert (index.find(hashes[:, ::-1]) == ABSENT).all()
+
+
+def test_a_hash_published_and_retired_again_and_again_stays_as_easy_to_find():
+    index = _HashIndex(np.full((8, 2), 5, np.uint64))
+    for _ in range(1000):
+        index.add(np.arange(8))
+        index.remove(np.arange(8))
+    assert index._num_used == 8
 
 
 def test_a_block_outlives_many_turns_of_the_journal(kit, bed):

@@ -57,16 +57,16 @@ class Writer:
 
     def __init__(self, path, request):
         arguments = [path, GEOMETRY.num_rows, GEOMETRY.metadata_bytes, request]
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen([sys.executable, "-c", WRITER, *map(str, arguments)], stdout=subprocess.PIPE)
         self.last_published, self.last_retiring = request, request
-        assert self._process.stdout.readline() == "ready\n"
+        assert self._process.stdout.readline() == b"ready\n"
         os.set_blocking(self._process.stdout.fileno(), False)
+        self._unfinished = b""
 
     def listen(self):
-        for line in self._process.stdout:
-            verb, request = line.split()
+        *lines, self._unfinished = (self._unfinished + (self._process.stdout.read() or b"")).split(b"\n")
+        for line in lines:
+            verb, request = line.decode().split()
             if verb == "published":
                 self.last_published = int(request)
             else:
