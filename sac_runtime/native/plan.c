@@ -4,7 +4,7 @@
 
 #include <string.h>
 
-enum { SLOT_NEVER = -1, SLOT_EVICTED = -2, SLOT_PENDING = -3 };
+enum { SLOT_NEVER = -1, SLOT_EVICTED = -2, SLOT_PENDING = -3, LOOK_AHEAD = 32 };
 
 /* Slots not used in this step keep their old order and come first; the first of them are the victims, and move behind the
  * rest; slots hit keep their old order behind those. Both lists are written at each slot and one grows: no branch to guess. */
@@ -47,6 +47,8 @@ static int64_t look_up(struct sac_buffer *b, const struct sac_step *s, int64_t *
     memset(used, 0, (size_t)b->capacity + 1);
     for (i = 0; i < s->n; i++) {
         int64_t token = tokens[i];
+        if (i + LOOK_AHEAD < s->n) /* an address that is outside does no harm: a prefetch never faults */
+            __builtin_prefetch(slot_of_token + tokens[i + LOOK_AHEAD], 1);
         if ((uint64_t)token >= (uint64_t)b->num_tokens)
             break;
         int32_t slot = token == s->newest ? (int32_t)s->newest_slot : slot_of_token[token];

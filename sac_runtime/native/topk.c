@@ -1,6 +1,6 @@
 /* Exact top-k of fp32 scores. A threshold taken from a sample lets one vector pass drop nearly all scores; the k-th value is
- * then selected among the few that are left. The threshold only filters: where it keeps too few or too many, all scores
- * become candidates, and the answer is the same. */
+ * then selected among the few that are left. The threshold only filters: where it leaves fewer than k, all scores become
+ * candidates, and the answer is the same. */
 #include "sac.h"
 
 #include <float.h>
@@ -28,10 +28,18 @@ static float score_of(uint32_t key)
     return score;
 }
 
+static int all_equal(const uint32_t *keys, int64_t n)
+{
+    uint32_t different = 0;
+    for (int64_t i = 1; i < n; i++)
+        different |= keys[i] ^ keys[0];
+    return !different;
+}
+
 /* The rank-th largest of `keys` (1 is the largest), digit by digit; reorders `keys`. */
 static uint32_t select_key(uint32_t *keys, int64_t n, int64_t rank)
 {
-    for (int shift = 32 - RADIX_BITS; n > 1; shift = shift > RADIX_BITS ? shift - RADIX_BITS : 0) {
+    for (int shift = 32 - RADIX_BITS; !all_equal(keys, n); shift = shift > RADIX_BITS ? shift - RADIX_BITS : 0) {
         int64_t count[RADIX] = {0}, kept = 0;
         uint32_t digit = RADIX - 1;
         for (int64_t i = 0; i < n; i++)
@@ -42,35 +50,28 @@ static uint32_t select_key(uint32_t *keys, int64_t n, int64_t rank)
             if ((keys[i] >> shift & (RADIX - 1)) == digit)
                 keys[kept++] = keys[i];
         n = kept;
-        if (shift == 0)
-            break; /* all that are left are equal */
     }
     return keys[0];
 }
 
-/* Positions with score >= threshold, ascending, at most `limit` (then limit + 1 is returned); -1 if a score is NaN. */
+/* Positions with score >= threshold, ascending; -1 if a score is NaN. */
 #define DEFINE_COLLECT(name, isa, width, at_least, unordered)                                                                  \
     __attribute__((target(isa))) static int64_t collect_##name(const float *scores, int64_t n, float threshold,               \
-                                                               int32_t *positions, int64_t limit)                             \
+                                                               int32_t *positions)                                            \
     {                                                                                                                          \
         int64_t found = 0, i = 0;                                                                                              \
         for (; i + width <= n; i += width) {                                                                                   \
             if (unordered(scores + i))                                                                                         \
                 return -1;                                                                                                     \
             uint32_t chosen = at_least(scores + i, threshold);                                                                 \
-            if (found + width > limit && found + __builtin_popcount(chosen) > limit)                                           \
-                return limit + 1;                                                                                              \
             for (; chosen; chosen &= chosen - 1)                                                                               \
                 positions[found++] = (int32_t)i + __builtin_ctz(chosen);                                                       \
         }                                                                                                                      \
         for (; i < n; i++) {                                                                                                   \
             if (isnan(scores[i]))                                                                                              \
                 return -1;                                                                                                     \
-            if (scores[i] >= threshold) {                                                                                      \
-                if (found == limit)                                                                                            \
-                    return limit + 1;                                                                                          \
+            if (scores[i] >= threshold)                                                                                        \
                 positions[found++] = (int32_t)i;                                                                               \
-            }                                                                                                                  \
         }                                                                                                                      \
         return found;                                                                                                          \
     }
@@ -86,7 +87,7 @@ DEFINE_COLLECT(baseline, "sse2", 4, AT_LEAST_4, NAN_4)
 DEFINE_COLLECT(avx2, "avx2", 8, AT_LEAST_8, NAN_8)
 DEFINE_COLLECT(avx512, "avx512f", 16, AT_LEAST_16, NAN_16)
 
-typedef int64_t collect_function(const float *, int64_t, float, int32_t *, int64_t);
+typedef int64_t collect_function(const float *, int64_t, float, int32_t *);
 static collect_function *const collects[] = {collect_baseline, collect_avx2, collect_avx512};
 
 /* A score that about 1.25 k of n reach, judged by an even sample; the lowest finite score if nearly all would. */
@@ -127,19 +128,14 @@ static int64_t keep_best(const float *scores, const int32_t *candidates, int64_t
 
 int64_t sac_top_k(const float *scores, int64_t n, int64_t k, int64_t *positions, int32_t copy)
 {
-    float threshold = threshold_for(scores, n, k);
-    int64_t limit = threshold > -FLT_MAX ? 4 * k + 1024 : n;
-    for (;; threshold = -FLT_MAX, limit = n) {
-        int32_t *candidates = malloc((size_t)limit * (sizeof *candidates + sizeof(uint32_t)) + 1);
-        if (!candidates)
-            return -2;
-        int64_t found = collects[copy](scores, n, threshold, candidates, limit);
-        int64_t kept = -1;
-        int settled = found < 0 || (found <= limit && (found >= k || limit == n));
-        if (settled && found >= 0)
-            kept = keep_best(scores, candidates, found, k, (uint32_t *)(candidates + limit), positions);
-        free(candidates);
-        if (settled)
-            return kept;
-    }
+    int32_t *candidates = malloc((size_t)n * (sizeof *candidates + sizeof(uint32_t)) + 1);
+    uint32_t *keys = (uint32_t *)(candidates + n);
+    if (!candidates)
+        return -2;
+    int64_t found = collects[copy](scores, n, threshold_for(scores, n, k), candidates);
+    if (found >= 0 && found < k)
+        found = collects[copy](scores, n, -FLT_MAX, candidates);
+    int64_t kept = found < 0 ? -1 : keep_best(scores, candidates, found, k, keys, positions);
+    free(candidates);
+    return kept;
 }
