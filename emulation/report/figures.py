@@ -1,25 +1,4 @@
-"""Numbers that know how they came about. Knows labels; draws nothing."""
-
-from dataclasses import dataclass
-
-from sac_runtime.label import Label, require_one_label
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A reported number, its unit and its label."""
-
-    value: float
-    unit: str
-    label: Label
-
-
-def ratio(of: Figure, to: Figure) -> float:
-    """`of` over `to`. Raises LabelMixError if they came about in different ways, ValueError for unlike units."""
-    require_one_label(of.label, to.label)
-    if of.unit != to.unit:
-        raise ValueError(f"ratio: {of.unit} over {to.unit} means nothing; compare figures of one unit")
-    return of.value / to.value
+"""How a number is worded in tables and pages."""
 
 
 def significant(value: float, digits: int = 3) -> str:

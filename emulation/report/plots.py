@@ -12,11 +12,11 @@ FORMATS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Series:
-    """One line. `low` and `high`, where given, bound a band around it; without `y` only the band is drawn. `dots`: readings."""
+    """One line. `low` and `high`, where given, bound a band around it. dots: readings, not joined."""
 
     name: str
     x: Sequence[float]
-    y: Sequence[float] | None = None
+    y: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
     dots: bool = False
@@ -40,10 +40,9 @@ def draw_lines(path: Path, axes: Axes, series: Sequence[Series], marks: Mapping[
     for number, one in enumerate(series):
         colour = f"C{number % 10}"
         if one.low is not None and one.high is not None:
-            plot.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15, label=None if one.y else one.name)
-        if one.y is not None:
-            style: dict[str, Any] = {"marker": "o", "linestyle": "none" if one.dots else "-", "markersize": 4}
-            plot.plot(one.x, one.y, color=colour, label=one.name, **style)
+            plot.fill_between(one.x, one.low, one.high, color=colour, alpha=0.15)
+        line = "none" if one.dots else "-"
+        plot.plot(one.x, one.y, color=colour, label=one.name, marker="o", markersize=4, linestyle=line)
     for name, x in (marks or {}).items():
         plot.axvline(x, linestyle="--", color="grey", linewidth=1)
         plot.annotate(name, (x, 0.02), xycoords=("data", "axes fraction"), rotation=90, fontsize=8, ha="right")

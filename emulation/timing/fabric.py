@@ -111,10 +111,6 @@ class Fabric:
         self.now_ns = max([self.now_ns, *ends])
         return ends
 
-    def utilisation(self, at_ns: int) -> dict[str, float]:
-        """Busy part (0..1) of the time up to `at_ns`, by link."""
-        return {name: link.busy_ns(at_ns) / at_ns if at_ns else 0.0 for name, link in self.links.items()}
-
     def _begin(self, at_ns: int, path: Path, transfer: Transfer, token: Any) -> tuple[list[FairLink], _Pending]:
         if at_ns < self.now_ns:
             raise ValueError(f"fabric: at_ns={at_ns} lies before now_ns={self.now_ns}; submit in order of time")

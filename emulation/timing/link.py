@@ -37,10 +37,6 @@ class FairLink:
         self._finish_heap: list[tuple[float, int, Any]] = []  # (shared work at its end, order of coming, token)
         self._sequence = 0
 
-    def __len__(self) -> int:
-        """Requests in service."""
-        return len(self._finish_heap)
-
     def submit(self, at_ns: float, work_ns: float, token: Any = None) -> float:
         """Add a request of `work_ns` at `at_ns`; `token` comes back when it ends. Returns the busy time so far."""
         heap = self._finish_heap
@@ -68,7 +64,3 @@ class FairLink:
                 self.next_end_ns = self._now_ns + (heap[0][0] - finish) * len(heap) - _ROUNDING_NS
             else:
                 self.next_end_ns = NEVER_NS
-
-    def busy_ns(self, at_ns: float) -> float:
-        """Time with at least one request in service, up to `at_ns` (not before the last event)."""
-        return self._busy_ns + (at_ns - self._now_ns if self._finish_heap else 0.0)

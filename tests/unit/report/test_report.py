@@ -1,36 +1,12 @@
-"""Figures, tables, pictures and pages."""
+"""Numbers, tables, pictures and pages."""
 
 import pytest
 
 from emulation.errors import InputError
-from emulation.report.figures import Figure, ratio, significant
+from emulation.report.figures import significant
 from emulation.report.page import PageTable, Section, write_page
 from emulation.report.plots import Axes, Series, draw_bars, draw_lines
 from emulation.report.tables import cell_text, make_table, print_table
-from sac_runtime.label import Label, LabelMixError
-
-
-def figure(value, label=Label.MODELLED, unit="us"):
-    return Figure(value, unit, label)
-
-
-def test_a_ratio_of_one_label_is_a_number():
-    assert ratio(figure(3.0), figure(2.0)) == 1.5
-
-
-def test_a_ratio_of_two_labels_is_refused():
-    with pytest.raises(LabelMixError, match="modelled and numa-measured cannot meet"):
-        ratio(figure(3.0), figure(2.0, Label.NUMA_MEASURED))
-
-
-def test_the_wall_clock_of_an_emulated_device_is_no_latency():
-    with pytest.raises(LabelMixError, match="functional numbers claim no time"):
-        ratio(figure(3.0, Label.FUNCTIONAL), figure(2.0, Label.FUNCTIONAL))
-
-
-def test_a_ratio_of_two_units_is_refused():
-    with pytest.raises(ValueError, match="one unit"):
-        ratio(figure(3.0), figure(2.0, unit="ms"))
 
 
 @pytest.mark.parametrize(
