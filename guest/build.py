@@ -80,7 +80,7 @@ def _run_mmdebstrap(recipe: "Recipe", pack: str, folder: Path, progress: Callabl
         *(f"--aptopt={line}" for line in _proxy_options()),
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in recipe.excluded_paths),
-        f"--customize-hook={pack}",
+        '--customize-hook=sh -c "$CXLBED_PACK" pack "$1"',  # through the environment, since mmdebstrap prints its hooks
         f"--customize-hook=copy-out /parts {folder}",
         recipe.suite,
         "-",
@@ -88,15 +88,15 @@ def _run_mmdebstrap(recipe: "Recipe", pack: str, folder: Path, progress: Callabl
     ]
     progress(f"installing Debian {recipe.suite}")
     tail: deque[str] = deque(maxlen=ERROR_TAIL_LINES)
-    for line in _lines_of(command, tail):
+    for line in _lines_of(command, {"CXLBED_PACK": pack}, tail):
         if line.startswith("I: ") and line.endswith("..."):
             progress(line.removeprefix("I: ").removesuffix("..."))
 
 
-def _lines_of(command: list[str], tail: deque[str]) -> Iterator[str]:
+def _lines_of(command: list[str], variables: dict[str, str], tail: deque[str]) -> Iterator[str]:
     """Run `command` and yield what it says, keeping the last lines in `tail`. It inherits the cache's lock.
     Raises ImageError if it fails."""
-    environment = {**os.environ, "PATH": _search_path(), "LC_ALL": "C.UTF-8"}
+    environment = {**os.environ, "PATH": _search_path(), "LC_ALL": "C.UTF-8", **variables}
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -24,9 +24,10 @@ mv "$root.vmlinux" "$root/parts/vmlinux"
 cp -r "$root/usr/lib/modules/${kernel#vmlinuz-}" "$root/parts/modules"
 
 # mmdebstrap has /proc, /sys and /dev mounted in the root while a hook runs; a copy of the one file system has none of them.
+# Device nodes are left out, since a user namespace cannot make them; the guest's kernel fills /dev by itself.
 mkdir "$copy"
-tar -C "$root" --one-file-system --exclude=./parts --exclude=./boot --exclude='./var/lib/apt/lists/*' --exclude='./var/cache/apt/*' -cf - . |
-	tar -C "$copy" -xf -
+tar -C "$root" --one-file-system --exclude='./dev/*' --exclude=./parts --exclude=./boot \
+	--exclude='./var/lib/apt/lists/*' --exclude='./var/cache/apt/*' -cf - . | tar -C "$copy" -xf -
 size_kib=$(du -sk --apparent-size "$copy" | cut -f1)
 inodes=$(find "$copy" | wc -l)
 mkfs.ext4 -q -F -b 4096 -m 0 -N $((inodes + 1000)) -O ^has_journal,^resize_inode -d "$copy" "$disk" $((size_kib * 5 / 4 + 32768))k
