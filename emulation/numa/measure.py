@@ -77,7 +77,8 @@ def chase_ns(store: MappedStore, effort: Effort) -> float:
     """Median ns of one dependent read along the store's chain, over the repeats, each going on where the last ended."""
     rows_address, row, readings = store.address + store.rows_offset, 0, []
     for _ in range(effort.repeats):
-        elapsed_ns, _, row = native.chase(rows_address, store.layout.stride_bytes, row, effort.num_reads, 0)
+        stride_bytes, reads = store.layout.stride_bytes, effort.num_reads
+        elapsed_ns, _, row = native.chase(rows_address, store.num_rows, stride_bytes, row, reads, 0)
         readings.append(elapsed_ns / effort.num_reads)
     return statistics.median(readings)
 

@@ -117,16 +117,16 @@ class TimedStore:
 
     def chase(self, row: int, num_reads: int) -> float:
         """Mean ns of `num_reads` dependent reads along a chain of rows (emulation.stores.chain) that starts at `row`.
-        Raises InputError where the store below is not mapped memory, or the row lies outside."""
+        Raises InputError where the store below is not mapped memory, or the chain leads outside."""
         store = self._store
         if not isinstance(store, MappedStore) or not 0 <= row < store.num_rows or num_reads < 1:
             raise InputError(f"chase: row={row}, num_reads={num_reads} need a MappedStore that holds the row")
         latency_ns = self.path.profile.latency_ns()
         if self.label is Label.MODELLED:
             return self.clock.stall(self.clock.now_ns(), round(num_reads * latency_ns)) / num_reads
-        rows_address = store.address + store.rows_offset
-        elapsed_ns, num_late, _ = native.chase(rows_address, store.layout.stride_bytes, row, num_reads, latency_ns)
-        self.clock.count_late(num_late)
+        stride_bytes, rows_address = store.layout.stride_bytes, store.address + store.rows_offset
+        elapsed_ns, late, _ = native.chase(rows_address, store.num_rows, stride_bytes, row, num_reads, latency_ns)
+        self.clock.count_late(late)
         return elapsed_ns / num_reads
 
     def close(self) -> None:

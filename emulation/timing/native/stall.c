@@ -28,8 +28,9 @@ TIMING_EXPORT double timing_ticks_per_ns(void)
 
 /* Follow `reads` links from row `*row`: the first 8 bytes of a row are the number of the next. Each read takes no less than
  * stall_ticks; 0: as fast as memory gives. What one spin runs past its end is taken off the next. *late: reads whose memory
- * was slower than the stall. *row: where the chain stands in the end. Returns elapsed ns. */
-TIMING_EXPORT int64_t timing_chase(const uint8_t *rows, int64_t stride, int64_t *row, int64_t reads,
+ * was slower than the stall. *row: where the chain stands in the end. Returns elapsed ns, or -1 when the chain leads to
+ * *row outside [0, num_rows). */
+TIMING_EXPORT int64_t timing_chase(const uint8_t *rows, int64_t num_rows, int64_t stride, int64_t *row, int64_t reads,
                                    uint64_t stall_ticks, int64_t *late)
 {
     int64_t begin_ns = now_ns(), at = *row, num_late = 0;
@@ -37,11 +38,14 @@ TIMING_EXPORT int64_t timing_chase(const uint8_t *rows, int64_t stride, int64_t 
     uint64_t due = __rdtsc();
     for (int64_t i = 0; i < reads; i++) {
         at = *(const volatile int64_t *)(rows + at * stride);
+        if ((uint64_t)at >= (uint64_t)num_rows) {
+            *row = at;
+            return -1;
+        }
         if (!stall_ticks)
             continue;
-        /* The read's value takes part in the deadline, so that the spin cannot begin before it is there. */
-        due += stall_ticks + ((uint64_t)at >> 63);
-        uint64_t now = __rdtscp(&core);
+        due += stall_ticks;
+        uint64_t now = __rdtscp(&core); /* waits until the read is there */
         if (now > due) {
             num_late++;
             due = now;

@@ -213,6 +213,12 @@ def test_a_chase_takes_the_profile_s_latency_a_read(store):
         TimedStore(injected, path(), VirtualClock()).chase(0, 1)
 
 
+def test_a_chase_over_rows_that_hold_no_chain_is_refused_and_reads_nothing_outside(store):
+    injected = TimedStore(store, default_path(load_profile("cxl-switched-750")), WallClock())
+    with pytest.raises(InputError, match="write a chain into the store first"):
+        injected.chase(0, 10)  # random bytes
+
+
 def test_a_chain_visits_every_row_once(store):
     write_chain(store, seed=5)
     following = read(store, np.arange(NUM_ROWS))[1][:, :8].copy().view(np.int64)[:, 0]
