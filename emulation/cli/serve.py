@@ -105,6 +105,8 @@ def serve(
         _measured_misses(topk_trace, hot_buffers),
     )
     base = ClusterSpec("cxl", overlap=overlap, striped=striped, server=default_server(hbm_kv))
+    if burstiness != 1 and (rate is None or trace is not None):
+        raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate, and no --trace")
     num_prompts = numbers("requests", requests)[0]
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
@@ -159,7 +161,7 @@ def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[in
 def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
     from emulation.serving.workload import TraceReplay
 
-    return TraceReplay.from_file(path, num_prompts, rate or 1.0) if path else None
+    return TraceReplay.from_file(path, num_prompts, 1.0 if rate is None else rate) if path else None
 
 
 def _sweep(axes: "Axes", traffic: "Traffic", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:

@@ -83,7 +83,7 @@ def scenarios(axes: Axes, traffic: Traffic, base: ClusterSpec) -> Iterator[Scena
     _refuse_unused_profiles(axes)
     for tier in axes.tiers:
         has_pool = tier == "cxl"
-        profiles = tuple(profile for profile in axes.profiles if profile.tier in _SERVED_BY[tier]) or (None,)
+        profiles = tuple(profile for profile in axes.profiles if profile.tier in _SERVED_BY.get(tier, ())) or (None,)
         for devices, servers, gpus, hot_buffer, profile in product(
             axes.devices if has_pool else axes.devices[:1],
             axes.servers,

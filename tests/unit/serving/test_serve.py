@@ -108,6 +108,22 @@ def test_what_means_nothing_to_compare_is_refused(tmp_path, option):
         serve(tmp_path, f"--compare --context 32K {option}")
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--tier tape", "tier='tape' is unknown"),
+        ("--burstiness 0.5", "give --rate"),
+        ("--rate 0", "request_rate=0.0 must be above 0"),
+        (f"--trace {EXCERPT} --rate 0", "rate_scale=0.0 must be above 0"),
+        ("--topk-trace absent", "'absent' is no file"),
+        ("--hot-buffer 100", "hot_buffer=100 is below top_k"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_in_words(tmp_path, options, words):
+    with pytest.raises(InputError, match=words):
+        serve(tmp_path, options)
+
+
 def test_a_profile_goes_to_its_tier_and_a_cpus_is_read_by_the_gpu(tmp_path):
     options = "--tier dram,cxl --context 32K --requests 64 --profile cxl-switched-220,cxl-switched-750"
     records = serve(tmp_path, options)[0]["records"]
