@@ -74,8 +74,8 @@ class CostModel:
     def _missed_entries(self, prompt_len: int, num_steps: int) -> float:
         """Misses a layer and step, on average over the output."""
         spec = self.spec
-        if spec.measured_misses is not None:
-            return min(spec.measured_misses, float(prompt_len))
+        if spec.measured_misses is not None and prompt_len > spec.hot_buffer:
+            return spec.measured_misses
         model = MissModel.for_context(prompt_len, spec.model.top_k, spec.overlap)
         return model.total_misses(spec.hot_buffer, num_steps) / num_steps
 

@@ -7,6 +7,7 @@ from math import exp, log
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from emulation.serving.workload import Request
 
@@ -166,7 +167,7 @@ def _rate(amount: float, time: float) -> float:
     return amount / time if time else 0.0
 
 
-def _distribution(name: str, values_ns: "np.ndarray[tuple[int], np.dtype[np.float64]]") -> dict[str, float]:
+def _distribution(name: str, values_ns: NDArray[np.float64]) -> dict[str, float]:
     if not values_ns.size:
         return {f"{which}_{name}_ms": 0.0 for which in ("mean", "median", "p90", "p95", "p99")}
     percentiles = np.percentile(values_ns, [50, 90, 95, 99]) / NS_PER_MS

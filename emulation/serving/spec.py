@@ -71,7 +71,8 @@ class EngineCosts:
     """What the serving engine itself takes; fitted by `calibration`, with the meaning of each beside it.
 
     A decode step of all GPUs in lockstep: base + per request of the fullest GPU + per token of its contexts (indexer)
-    + per token of the longest context (top-k selection: one block a sequence, so the longest sets its time)."""
+    + per token of the longest context (top-k selection: one block a sequence, so the longest sets its time).
+    Fitted on 8 GPUs, and taken to hold for each GPU of servers with another number (assumed)."""
 
     step_base_ns: float = 37.0e6
     step_request_ns: float = 1.454e6
@@ -96,7 +97,7 @@ class ClusterSpec:
     num_devices: devices of the pool, shared by all servers. A request's KV is whole in the device of its GPU's rank
     (ranks map to devices round-robin [SAC]); `striped` spreads each request over all devices.
     overlap: share of the top-k kept from step to step; None: as the footprint of the context length has it.
-    measured_misses: misses a layer and step at `hot_buffer`, from a recorded trace, for every context; None: by law.
+    measured_misses: misses a layer and step at `hot_buffer`, from a recorded trace, for every context above it; None: by law.
     free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'."""
 
     tier: str
