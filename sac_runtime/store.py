@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self, TypedDict, Unpack
 
 import numpy as np
 
@@ -84,10 +84,20 @@ class KvStore(Protocol):
     ) -> None: ...
 
 
+class StoreOptions(TypedDict, total=False):
+    """label: how times read here come about; default functional. copy: the instruction set, default the CPU's best.
+    gather_cpus: CPUs that helper threads of a gather are pinned to, default none. prefetch_rows: how far reads run ahead."""
+
+    label: Label
+    copy: native.Copy | None
+    gather_cpus: Sequence[int]
+    prefetch_rows: int
+
+
 class MappedStore:
     """A KvStore over mapped memory: anonymous, a shared file, a DAX device or a NUMA node. Made by its class methods.
 
-    Times are wall clock; `label` is whatever the caller knows of the memory (default: functional, no time claimed)."""
+    Times are wall clock; `label` is whatever the caller knows of the memory."""
 
     def __init__(
         self,
@@ -118,14 +128,17 @@ class MappedStore:
 
     @classmethod
     def anonymous(
-        cls, layout: KvLayout, num_rows: int, huge_pages: bool = True, metadata_bytes: int = 0, **options: Any
+        cls,
+        layout: KvLayout,
+        num_rows: int,
+        huge_pages: bool = True,
+        metadata_bytes: int = 0,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Private memory of this process. huge_pages: ask for them by madvise; huge_page_bytes() says what came.
-        options: label, copy, gather_cpus, prefetch_rows of the constructor."""
+        options: those of StoreOptions, here and in the other class methods."""
         size_bytes = _size_bytes("anonymous", layout, num_rows, metadata_bytes)
-        memory = _map(-1, size_bytes, "anonymous", flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if huge_pages:
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        memory = _map(-1, size_bytes, "anonymous", huge_pages)
         return cls(memory, "anonymous", layout, num_rows, metadata_bytes, **options)
 
     @classmethod
@@ -137,7 +150,7 @@ class MappedStore:
         num_rows: int | None = None,
         metadata_bytes: int = 0,
         huge_pages: bool = False,
-        **options: Any,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """A file (on /dev/shm, hugetlbfs or a disk) that several processes map, made where it is missing or empty.
 
@@ -154,11 +167,9 @@ class MappedStore:
                 raise StoreError(
                     f"store {name!r}: size_bytes={present_bytes} is below the {size_bytes} that are asked for"
                 )
-            memory = _map(descriptor, size_bytes, name)
+            memory = _map(descriptor, size_bytes, name, huge_pages)
         finally:
             os.close(descriptor)
-        if huge_pages:
-            memory.madvise(mmap.MADV_HUGEPAGE)
         return cls(memory, name, layout, num_rows, metadata_bytes, **options)
 
     @classmethod
@@ -169,7 +180,7 @@ class MappedStore:
         layout: KvLayout,
         num_rows: int | None = None,
         metadata_bytes: int = 0,
-        **options: Any,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """A device-DAX node, /dev/daxN.M: CXL or persistent memory, mapped whole.
 
@@ -196,16 +207,14 @@ class MappedStore:
         num_rows: int,
         huge_pages: bool = True,
         metadata_bytes: int = 0,
-        **options: Any,
+        **options: Unpack[StoreOptions],
     ) -> Self:
         """Anonymous memory bound to one NUMA node; pages_by_node() verifies where it lies. Raises StoreError."""
         name = f"numa node {node}"
         if not Path(f"/sys/devices/system/node/node{node}").exists():
             raise StoreError(f"{name}: no such node; /sys/devices/system/node lists those of this machine")
         size_bytes = _size_bytes(name, layout, num_rows, metadata_bytes)
-        memory = _map(-1, size_bytes, name, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        if huge_pages:
-            memory.madvise(mmap.MADV_HUGEPAGE)
+        memory = _map(-1, size_bytes, name, huge_pages)
         native.bind_node(ctypes.addressof(ctypes.c_char.from_buffer(memory)), size_bytes, node)
         return cls(memory, name, layout, num_rows, metadata_bytes, **options)
 
@@ -392,11 +401,19 @@ def _extend(descriptor: int, name: str, size_bytes: int) -> None:
     os.ftruncate(descriptor, size_bytes)
 
 
-def _map(descriptor: int, size_bytes: int, name: str, flags: int = mmap.MAP_SHARED) -> mmap.mmap:
+def _map(descriptor: int, size_bytes: int, name: str, huge_pages: bool = False) -> mmap.mmap:
+    """Map a file, or memory of this process alone for descriptor -1. Raises StoreError."""
+    flags = mmap.MAP_SHARED if descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
-        return mmap.mmap(descriptor, size_bytes, flags=flags)
+        memory = mmap.mmap(descriptor, size_bytes, flags=flags)
     except (OSError, ValueError) as error:
         raise StoreError(f"store {name!r}: {size_bytes} bytes cannot be mapped: {error}") from error
+    if huge_pages:
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError as error:
+            raise StoreError(f"store {name!r}: kernel without huge pages ({error}); pass huge_pages=False") from error
+    return memory
 
 
 def _dax_size_bytes(name: str) -> int:

@@ -5,6 +5,7 @@ ctypes releases the interpreter lock in every call, so gathers of several Python
 
 import ctypes
 import os
+import threading
 from collections.abc import Sequence
 from enum import IntEnum
 from functools import cache
@@ -165,10 +166,11 @@ def page_nodes(pages: NDArray[np.uint64]) -> NDArray[np.int32]:
 
 
 class Team:
-    """Threads pinned to `cpus` that share one gather with its caller. One caller at a time; close() ends them."""
+    """Threads pinned to `cpus` that share a gather with its caller. Callers take turns; close() ends the threads."""
 
     def __init__(self, cpus: Sequence[int]) -> None:
         pinned = np.asarray(cpus, np.int32)
+        self._turn = threading.Lock()
         self._library = load()
         self._handle = self._library.sac_team_start(address(pinned), pinned.size)
         if not self._handle:
@@ -176,7 +178,8 @@ class Team:
 
     def gather(self, call: int) -> int:
         """call: address of a RowsCall. Returns as sac_gather does."""
-        return int(self._library.sac_team_gather(self._handle, call))
+        with self._turn:
+            return int(self._library.sac_team_gather(self._handle, call))
 
     def close(self) -> None:
         if self._handle:

@@ -255,8 +255,11 @@ def test_a_cpu_that_is_not_ours_is_refused():
         MappedStore.anonymous(ODD, 1, gather_cpus=(1000,))
 
 
-def test_python_threads_may_gather_at_once(store, values):
+@pytest.mark.parametrize("gather_cpus", [(), (0,)], ids=["alone", "by-a-team"])
+def test_python_threads_may_gather_at_once(gather_cpus, values):
     wrong = []
+    store = MappedStore.anonymous(KvLayout.fp8(), NUM_ROWS, gather_cpus=gather_cpus)
+    store.write_rows(np.arange(NUM_ROWS), values)
 
     def read(seed):
         random = np.random.default_rng(seed)
@@ -272,6 +275,7 @@ def test_python_threads_may_gather_at_once(store, values):
         thread.start()
     for thread in threads:
         thread.join()
+    store.close()
     assert wrong == []
 
 
