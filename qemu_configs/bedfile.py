@@ -123,12 +123,12 @@ def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError, mac
 
 
 def _set_aside(document: dict[str, Any], error: ErrorDetails) -> None:
-    """Take an unknown key out of the document; put 0 in place of a number that could not be read."""
+    """Take an unknown key out of the document; put 0 where a number is missing or could not be read."""
     *above, last = error["loc"]
     place = _at(document, tuple(above))
     if error["type"] == "extra_forbidden":
         place.pop(last, None)  # aliases (`*windows`) make one place of several
-    elif error["type"] in ("int_type", "value_error"):
+    elif error["type"] in ("int_type", "value_error", "missing"):
         place[last] = 0
 
 

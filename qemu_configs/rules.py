@@ -24,7 +24,7 @@ MAX_BRIDGES = 16  # PCI slots of pcie.0 that rendering keeps for them
 MAX_PORTS = 16  # root ports a bridge, downstream ports a switch
 MAX_DC_REGIONS = 8  # CXL 3.1 section 9.13.3
 HMAT_MAX = 65534  # QEMU packs latencies and bandwidths of one table in 16 bits
-MIN_DRAM_BYTES = 256 * MIB  # below it Debian's kernel with its initramfs does not start
+MIN_DRAM_BYTES = 128 * MIB  # the least that the stock guest was seen to boot with
 _SERIAL_UNSET = 2**64 - 1
 
 
@@ -106,7 +106,7 @@ def _hosts(topology: Topology) -> Iterator[str]:
 def _host(host: Host, topology: Topology) -> Iterator[str]:
     if host.vcpus > 255:
         yield f"vcpus={host.vcpus} is outside 1 to 255 (2 suit a small machine)"
-    yield from _dram("memory_bytes", host.memory_bytes, MIN_DRAM_BYTES)
+    yield from _dram("memory_bytes", host.memory_bytes)
     if not any(True for _ in host.attachments()) and not host.numa_nodes:
         yield "has neither a device nor a further NUMA node; there is nothing to emulate (attach a device to a bridge)"
     yield from _numa(host)
@@ -123,7 +123,7 @@ def _numa(host: Host) -> Iterator[str]:
         yield from _access("local_access", host.local_access)
     for node in host.numa_nodes:
         owner = f"numa node '{node.name}': "
-        yield from (owner + problem for problem in _dram("memory_bytes", node.memory_bytes, 128 * MIB))
+        yield from (owner + problem for problem in _dram("memory_bytes", node.memory_bytes))
         if node.distance and not 11 <= node.distance <= 254:
             yield f"{owner}distance={node.distance} is outside 11 to 254 (10 is local; 20 is usual)"
         yield from _access(f"{owner}access", node.access)
@@ -135,10 +135,10 @@ def _access(owner: str, access: Access) -> Iterator[str]:
             yield f"{owner}: {field}={value} does not fit the HMAT (1 to {HMAT_MAX})"
 
 
-def _dram(field: str, size_bytes: int, least_bytes: int) -> Iterator[str]:
-    if size_bytes and (size_bytes < least_bytes or size_bytes % (2 * MIB)):
-        fix = format_size(max(least_bytes, round_up(size_bytes, 2 * MIB)))
-        yield f"{field}={size_bytes} is not a multiple of 2 MiB from {format_size(least_bytes)} on (next: {fix})"
+def _dram(field: str, size_bytes: int) -> Iterator[str]:
+    if size_bytes and (size_bytes < MIN_DRAM_BYTES or size_bytes % (2 * MIB)):
+        fix = format_size(max(MIN_DRAM_BYTES, round_up(size_bytes, 2 * MIB)))
+        yield f"{field}={size_bytes} is not a multiple of 2 MiB from {format_size(MIN_DRAM_BYTES)} on (next: {fix})"
 
 
 def _bridges(host: Host, topology: Topology) -> Iterator[str]:

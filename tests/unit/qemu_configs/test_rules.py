@@ -273,7 +273,7 @@ BREACHES = {
     "memory too small to boot": (
         "direct",
         [("memory: 1G", "memory: 64M")],
-        "host 'a': memory_bytes=67108864 is not a multiple of 2 MiB from 256M on (next: 256M)",
+        "host 'a': memory_bytes=67108864 is not a multiple of 2 MiB from 128M on (next: 128M)",
     ),
     "more vCPUs than QEMU gives": (
         "direct",
@@ -320,6 +320,13 @@ def test_a_breach_is_named_with_owner_field_value_rule_and_fix(breach):
 def test_a_breach_is_reported_once_and_drags_no_others_along(breach):
     stock, edits, problem = BREACHES[breach]
     assert set(problems_of(edited(stock, *edits))) <= {problem, REST_UNCHECKED}
+
+
+def test_a_missing_number_does_not_keep_the_rules_from_the_rest():
+    found = problems_of(edited("interleaved-2", (", bus: 64", ""), ("0xc1", "0xc0")))
+    assert found[0] == "host 'a': bridge 'cxl1': bus is missing (add it)"
+    assert found[1].startswith("device 'mem1': serial=0xc0 is also device 'mem0''s")
+    assert len(found) == 2
 
 
 def test_all_problems_of_a_file_are_found_at_once():
