@@ -35,6 +35,29 @@ def chase(
     return int(elapsed_ns), late.value, at.value
 
 
+BLOCK_BYTES = 64 << 10  # a stream moves whole blocks of this size
+
+
+class Stream:
+    """One thread's pass over memory, again and again; run() returns after stop(), which any thread may call."""
+
+    def __init__(self) -> None:
+        self._stop = ctypes.c_int32(0)
+
+    def run(self, address: int, size_bytes: int, write: bool = False, pace_ns: int = 0) -> int:
+        """Read (or overwrite) [address, address + size_bytes) in whole blocks, one each `pace_ns` at the most (0: as fast
+        as memory gives). Returns bytes moved. The address is not checked."""
+        assert size_bytes > 0 and size_bytes % BLOCK_BYTES == 0
+        total = ctypes.c_uint64(0)
+        moved = _load().timing_stream(
+            address, size_bytes, write, pace_ns, ctypes.byref(self._stop), ctypes.byref(total)
+        )
+        return int(moved)
+
+    def stop(self) -> None:
+        self._stop.value = 1
+
+
 @cache
 def _ticks_per_ns() -> float:
     return float(_load().timing_ticks_per_ns())
