@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ MISMATCHES_SHOWN = 10
 if TYPE_CHECKING:
     from emulation.machines.bed import Bed
     from emulation.mainjob.share import Flip, Verdict
+    from emulation.timing.replay import TierReplay
 
 FileOrName = Annotated[str, typer.Argument(metavar="[FILE]", help="A bed file, or the name of a stock topology.")]
 
@@ -39,12 +41,13 @@ def run(
     uri: UriOption = "embedded",
     accelerator: AcceleratorOption = "auto",
     memory_folder: MemoryOption = Path("/dev/shm"),
+    report: Annotated[Path | None, typer.Option(help="Write a page with the relative latency to this folder.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Boot a bed, write KV through one host, fetch the top-k through another, verify every byte. Ends with 1 on a mismatch."""
     from emulation.machines import bed as beds
     from emulation.machines.this_machine import this_machine
-    from emulation.mainjob import job
+    from emulation.mainjob import job, relative
     from emulation.mainjob.context import JobShape
     from qemu_configs import bedfile
 
@@ -59,9 +62,12 @@ def run(
             name = f"run-{wanted.name[:20]}-{os.getpid()}-{secrets.token_hex(2)}"
             with beds.booted(wanted, name, beds.Options(uri, accelerator, memory_folder), show) as bed:
                 verdicts = job.run(bed, shape, spoiled, show)
-    write_json(json, _result(bed, verdicts))
+    replays = relative.replay_fetches(bed, shape, verdicts)
+    write_json(json, _result(bed, verdicts, replays))
     if str(json) != "-":
-        _show(bed, verdicts)
+        _show(verdicts, replays)
+    if report is not None:
+        typer.echo(f"report: {relative.write_report(report, bed, verdicts, replays)}", err=True)
     if any(verdict.mismatches for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -78,38 +84,25 @@ def _flip(text: str | None) -> "Flip | None":
         raise InputError(f"run: flip='{text}' must be LAYER, LAYER:TOKEN or LAYER:TOKEN:BYTE, whole numbers") from None
 
 
-def _result(bed: "Bed", verdicts: "list[Verdict]") -> dict[str, object]:
+def _result(bed: "Bed", verdicts: "list[Verdict]", replays: "list[TierReplay]") -> dict[str, object]:
     return {
         "topology": bed.topology.name,
         "accelerator": bed.record.accelerator,
         "ready_s": bed.record.ready_s,
         "right": not any(verdict.mismatches for verdict in verdicts),
         "stores": [verdict.record() for verdict in verdicts],
+        "relative_latency": [asdict(one) for one in replays],
     }
 
 
-def _show(bed: "Bed", verdicts: "list[Verdict]") -> None:
-    from rich.console import Console
-    from rich.table import Table
+def _show(verdicts: "list[Verdict]", replays: "list[TierReplay]") -> None:
+    from emulation.report.relative_latency import relative_latency_table
+    from emulation.report.tables import make_table, print_table
 
-    table = Table("store", "written by", "fetched by", "rows", "bytes", "lines", "verified", "attention error", "label")
-    for verdict in verdicts:
-        place = verdict.place
-        table.add_row(
-            place.name,
-            f"{place.writer} {place.writer_store}",
-            f"{place.reader} {place.reader_store}",
-            f"{verdict.fetched_rows:,}",
-            f"{verdict.fetched_bytes:,}",
-            f"{verdict.fetched_lines:,}",
-            f"{verdict.entries_right:,} of {verdict.entries:,} entries",
-            f"{verdict.attention_error:.1e}",
-            str(verdict.label),
-        )
-    console = Console()
-    console.print(table)
+    print_table(make_table("bytes", verdicts[0].COLUMNS, [verdict.cells() for verdict in verdicts]))
     for verdict in verdicts:
         for mismatch in verdict.mismatches[:MISMATCHES_SHOWN]:
-            console.print(f"[red]WRONG[/red] {verdict.place.name}: {mismatch}", highlight=False)
+            typer.echo(f"WRONG {verdict.place.name}: {mismatch}")
         if len(verdict.mismatches) > MISMATCHES_SHOWN:
-            console.print(f"      {verdict.place.name}: and {len(verdict.mismatches) - MISMATCHES_SHOWN} more")
+            typer.echo(f"WRONG {verdict.place.name}: and {len(verdict.mismatches) - MISMATCHES_SHOWN} more")
+    print_table(relative_latency_table(replays))

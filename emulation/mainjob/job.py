@@ -27,9 +27,10 @@ def places(bed: Bed) -> list[Place]:
     for name, store in writer.stores.items():
         devices = regions.get(name, ())
         if not pooled:
-            found.append(Place(name, writer.name, store, reader.name, store))
+            found.append(Place(name, writer.name, store, reader.name, store, devices))
         elif devices and pooled.issuperset(devices) and devices in reader_names:
-            found.append(Place(name, writer.name, store, reader.name, reader.stores[reader_names[devices]]))
+            store_there = reader.stores[reader_names[devices]]
+            found.append(Place(name, writer.name, store, reader.name, store_there, devices))
     if not found:
         raise MachineError(
             f"bed '{bed.record.name}': has no memory that the runtime can map, neither region nor NUMA node"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from threading import Semaphore
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ class Place:
     writer_store: str
     reader: str
     reader_store: str
+    devices: tuple[str, ...] = ()  # of the bed file; none for a NUMA node of its own
 
     @property
     def is_private(self) -> bool:
@@ -64,6 +65,33 @@ class Verdict:
     misses: IntArray = field(repr=False)
     miss_tokens: IntArray = field(repr=False)
     label: Label = Label.FUNCTIONAL
+
+    COLUMNS: ClassVar = (
+        "store",
+        "written by",
+        "fetched by",
+        "rows",
+        "bytes",
+        "lines",
+        "verified",
+        "attention error",
+        "label",
+    )
+
+    def cells(self) -> list[str | int | float | None]:
+        """One row of a table under COLUMNS."""
+        place = self.place
+        return [
+            place.name,
+            f"{place.writer} {place.writer_store}",
+            f"{place.reader} {place.reader_store}",
+            self.fetched_rows,
+            self.fetched_bytes,
+            self.fetched_lines,
+            f"{self.entries_right:,} of {self.entries:,} entries",
+            self.attention_error,
+            str(self.label),
+        ]
 
     def record(self) -> dict[str, Any]:
         """For --json."""
