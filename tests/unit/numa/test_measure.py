@@ -44,11 +44,11 @@ def test_a_chase_stands_where_the_chain_says_after_n_reads(store):
     row = 0
     for _ in range(1000):
         row = int(chain[row])
-    assert native.chase(store.address, 64, 0, 1000, 0.0)[2] == row
+    assert native.chase(store.address, store.num_rows, 64, 0, 1000, 0.0)[2] == row
 
 
 def test_a_chase_through_all_rows_comes_back_to_its_start(store):
-    assert native.chase(store.address, 64, 0, store.num_rows, 0.0)[2] == 0
+    assert native.chase(store.address, store.num_rows, 64, 0, store.num_rows, 0.0)[2] == 0
 
 
 def test_a_chase_takes_no_less_than_the_cache_would(store):
