@@ -4,8 +4,9 @@
     with pooled(model, pool):
         model.generate(input_ids, attention_mask=attention_mask, max_new_tokens=64)
 
-Knows torch, transformers and one pool. The models are `deepseek_v32` and `glm_moe_dsa`. Their own code projects,
-rotates, scores and chooses; what the cache keeps and what decode attends over is ours:
+Knows torch, transformers (5.18 or later, whose caches hold latents) and one pool. The models are `deepseek_v32` and
+`glm_moe_dsa`. Their own code projects, rotates, scores and chooses; what the cache keeps and what decode attends over
+is ours:
 
 - Prefill writes rows to the pool layer by layer and attends as the untouched model does. A published prefix is not
   computed again: its rows stay where they are, its indexer keys are loaded.
