@@ -205,6 +205,6 @@ def _decode(payload: bytes, header: TraceHeader) -> tuple[tuple[TokenSet, ...], 
     num_sets = header.num_requests * header.num_layers
     counts = raw[: 4 * num_sets].view("<u4").astype(np.int64)
     shuffled = raw[4 * num_sets :].reshape(4, -1)
-    steps = np.ascontiguousarray(shuffled.T).view("<u4").ravel().astype(np.int64) + 1
-    sets = [np.cumsum(part) - 1 for part in np.split(steps, np.cumsum(counts)[:-1])]
+    gaps = np.ascontiguousarray(shuffled.T).view("<u4").ravel().astype(np.int64)
+    sets = [np.cumsum(part + 1) - 1 for part in np.split(gaps, np.cumsum(counts)[:-1])]
     return tuple(tuple(sets[start : start + header.num_layers]) for start in range(0, num_sets, header.num_layers))
