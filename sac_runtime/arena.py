@@ -69,9 +69,11 @@ class Arena:
 
     def published(self, blocks: IntArray) -> None:
         """Note that held blocks are in the journal now."""
-        own = blocks - self.first
-        self._states[own] = BlockState.PUBLISHED
-        self._touch(own)
+        self._states[blocks - self.first] = BlockState.PUBLISHED
+
+    def num_used_with(self, blocks: IntArray) -> int:
+        """Blocks of the arena that are used, or lie before one that is, if no others than `blocks` are."""
+        return int((blocks - self.first).max(initial=-1)) + 1
 
     def retired(self, blocks: IntArray, epoch: int) -> None:
         """Note that published blocks are out of the journal; readers at `epoch` and after know it."""
@@ -85,9 +87,12 @@ class Arena:
         self._push(waiting[self._retired_at[waiting] <= oldest_epoch_read])
 
     def used(self, blocks: IntArray) -> None:
-        """Note a use of published blocks, for coldest(). Blocks of other hosts are passed over."""
-        own = blocks - self.first
-        self._touch(own[(own >= 0) & (own < len(self._states))])
+        """Note a use of published blocks, for coldest(). The earlier in `blocks`, the later it counts as used. Blocks of
+        other hosts are passed over."""
+        own = np.asarray(blocks, np.int64) - self.first
+        own = own[(own >= 0) & (own < len(self._states))]
+        self._tick += len(own)
+        self._last_use[own] = np.arange(self._tick, self._tick - len(own), -1, dtype=np.uint64)
 
     def coldest(self, count: int) -> IntArray:
         """Published blocks not used for longest; of one chain its last first, so that a prefix remains. Returns (<= count,)."""
@@ -117,8 +122,3 @@ class Arena:
         self._states[own] = BlockState.FREE
         self._freed[self._num_freed : self._num_freed + len(own)] = own[::-1]
         self._num_freed += len(own)
-
-    def _touch(self, own: IntArray) -> None:
-        """The earlier in `own`, the later its use counts."""
-        self._tick += len(own)
-        self._last_use[own] = np.arange(self._tick, self._tick - len(own), -1, dtype=np.uint64)

@@ -97,22 +97,21 @@ class Directory:
     def _follow(self, host: int, head: int) -> bool:
         """Take in the journal from the cursor to `head`. False if it had to be read anew and may have moved on meanwhile."""
         journal, cursor = self._journals[host], self._cursors[host]
-        if head - cursor <= journal.slots:
-            bad = self._take_in(host, cursor, head)
-            if not bad:
-                return True
+        if cursor >= journal.oldest_live(head) and not any(self._take_in(host, cursor, head)):
+            return True
         self._forget(host)
-        self.num_torn_entries += self._take_in(host, max(1, head - journal.slots), head)
+        self.num_torn_entries += self._take_in(host, journal.oldest_live(head), head)[0]
         return False
 
-    def _take_in(self, host: int, first: int, head: int) -> int:
-        """Returns how many entries were torn, or overwritten since."""
-        bad = 0
+    def _take_in(self, host: int, first: int, head: int) -> tuple[int, int]:
+        """Returns how many entries were torn, and how many overwritten since."""
+        torn = overwritten = 0
         self._index.make_room(min(head - first, self._geometry.blocks_per_host))
-        for entries, skipped in self._journals[host].read(first, head):
+        for entries, num_torn, num_overwritten in self._journals[host].read(first, head):
             self.apply(host, entries, head)
-            bad += skipped
-        return bad
+            torn += num_torn
+            overwritten += num_overwritten
+        return torn, overwritten
 
     def _forget(self, host: int) -> None:
         self._index.remove(self.published_by(host))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sac_runtime.errors import FencedError, HostBusyError
+from sac_runtime.errors import FencedError, HostBusyError, PoolFormatError
 from sac_runtime.layout import LINE_BYTES
 from sac_runtime.lines import (
     CLOSED,
@@ -33,6 +33,8 @@ from sac_runtime.lines import (
 )
 from sac_runtime.pool_format import PoolGeometry
 from sac_runtime.store import KvStore
+
+MOST_TORN_READS = 1000  # assumed: no live host is caught with both lines torn so often in a row
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,9 @@ class Hosts:
 
     def look(self) -> HostsView:
         """Read the state of every host from memory, and note who has changed since the last look."""
-        shape = (self._geometry.num_hosts, self._geometry.host_area_lines)
-        lines = read_lines(self._store, self._geometry.state_offset(0, 0), shape[0] * shape[1], STATE).reshape(shape)
-        states = _latest_states(lines[:, :2], self._state_salts)
-        marks = _whole_marks(lines[:, 2:].view(MARK), self._mark_salts)
+        areas = self._read_untorn_areas()
+        states = _latest_states(areas[:, :2], self._state_salts)
+        marks = _whole_marks(areas[:, 2:].view(MARK), self._mark_salts)
         self._note_changes(states["sequence"].astype(np.int64))
         return HostsView(states, marks.max(axis=1) >= np.maximum(states["incarnation"], np.uint64(1)))
 
@@ -139,6 +140,8 @@ class Hosts:
 
     def require_unfenced(self) -> None:
         """Raise FencedError if another host has fenced this one off, or another process opened the pool as this host."""
+        if self.state["status"] == CLOSED:
+            raise FencedError(f"pool host {self.host}: this pool was closed (open it again)")
         area = self._read_own_area()
         if area.tobytes() == self._own_area.tobytes():
             return
@@ -165,6 +168,30 @@ class Hosts:
         write_lines(self._store, offset, self._state, int(self._state_salts[self.host]))
         self._own_area[turn] = self._state[0]
 
+    def _read_untorn_areas(self) -> Lines:
+        """The lines of every host's area, such that the newer whole state line of each is no older than the call.
+
+        A torn line may hide a state that was there before, the other one being read before its turn came. But a host begins a line
+        only when its other one is in memory: so read again after seeing a torn one. Returns (hosts, host_area_lines) STATE."""
+        areas, torn = self._read_areas()
+        if torn.any():
+            areas, torn = self._read_areas()
+        for _ in range(MOST_TORN_READS):
+            if not torn.all(axis=1).any():
+                return areas
+            areas, torn = self._read_areas()
+        raise PoolFormatError(
+            f"pool host {int(torn.all(axis=1).argmax())}: both its state lines are torn and stay so; "
+            "something other than this pool's hosts has written there (create the pool anew)"
+        )
+
+    def _read_areas(self) -> tuple[Lines, NDArray[np.bool_]]:
+        """All areas, and which state lines are torn: not whole, yet not blank. Returns (hosts, lines) STATE, (hosts, 2) bool."""
+        shape = (self._geometry.num_hosts, self._geometry.host_area_lines)
+        areas = read_lines(self._store, self._geometry.state_offset(0, 0), shape[0] * shape[1], STATE).reshape(shape)
+        turns = areas[:, :2]
+        return areas, ~_whole_states(turns, self._state_salts) & (turns != np.zeros((), STATE))
+
     def _read_own_area(self) -> Lines:
         """What memory says of this host: its two state lines, then the others' marks."""
         offset = self._geometry.state_offset(self.host, 0)
@@ -182,12 +209,18 @@ class Hosts:
 def _latest_states(turns: Lines, salts: NDArray[np.uint64]) -> Lines:
     """The newer of each host's two state lines, of those that are whole; NEVER_OPENED if none is.
     turns: (hosts, 2) STATE; salts: (hosts,). Returns (hosts,) STATE."""
-    flat = turns.ravel()
-    whole = (checksum(flat, salts.repeat(2)) == flat["checksum"]).reshape(turns.shape)
+    whole = _whole_states(turns, salts)
     sequences = np.where(whole, turns["sequence"], np.uint64(0))
     latest: Lines = turns[np.arange(len(turns)), sequences.argmax(axis=1)]
     latest[~whole.any(axis=1)] = _never_opened()
     return latest
+
+
+def _whole_states(turns: Lines, salts: NDArray[np.uint64]) -> NDArray[np.bool_]:
+    """turns: (hosts, 2) STATE; salts: (hosts,). Returns (hosts, 2) bool."""
+    flat = turns.ravel()
+    whole: NDArray[np.bool_] = checksum(flat, salts.repeat(2)) == flat["checksum"]
+    return whole.reshape(turns.shape)
 
 
 def _whole_marks(marks: Lines, salts: NDArray[np.uint64]) -> NDArray[np.uint64]:

@@ -24,6 +24,7 @@ class Journal:
 
     def __init__(self, store: KvStore, geometry: PoolGeometry, pool_id: int, host: int) -> None:
         self.slots = geometry.journal_slots
+        self._batch = geometry.batch_entries
         self._store = store
         self._offset = geometry.journal_offset(host)
         self._salt = salt_of(pool_id, host, ENTRY)
@@ -35,13 +36,18 @@ class Journal:
             piece = entries[start - first : stop - first]
             write_lines(self._store, self._slot_offset(start), piece, self._salt)
 
-    def read(self, first: int, stop: int) -> Iterator[tuple[Lines, int]]:
-        """Entries first .. stop - 1 in order, piecemeal. Yields (those that are whole and in their place, how many are not)."""
+    def oldest_live(self, head: int) -> int:
+        """No entry before this one is live, given the committed head: its slots may be written at any time."""
+        return max(1, head + self._batch - self.slots)
+
+    def read(self, first: int, stop: int) -> Iterator[tuple[Lines, int, int]]:
+        """Entries first .. stop - 1 in order, piecemeal. Yields (those that are there, how many are torn, how many overwritten)."""
         for start, end in self._pieces(first, stop):
             entries = read_lines(self._store, self._slot_offset(start), end - start, ENTRY)
-            good = entries["checksum"] == checksum(entries, self._salt)
-            good &= entries["sequence"] == np.arange(start, end, dtype=np.uint64)
-            yield (entries if good.all() else entries[good]), int(len(good) - good.sum())
+            whole = entries["checksum"] == checksum(entries, self._salt)
+            there = whole & (entries["sequence"] == np.arange(start, end, dtype=np.uint64))
+            num_whole, num_there = int(whole.sum()), int(there.sum())
+            yield (entries if there.all() else entries[there]), len(there) - num_whole, num_whole - num_there
 
     def _slot_offset(self, sequence: int) -> int:
         return self._offset + sequence % self.slots * LINE_BYTES
@@ -71,7 +77,7 @@ class JournalWriter:
         self.head = head
         self._journal = journal
         self._batch = geometry.batch_entries
-        self._tail = max(1, head + self._batch - journal.slots)  # nothing older is live
+        self._tail = journal.oldest_live(head)
         self._commit = commit
         self._live_entries = live_entries
 

@@ -208,8 +208,7 @@ class Pool:
             entries["num_tokens"] = self._valid_num_tokens(num_tokens)
             entries["epoch"] = self._epoch
             self._journal.append(entries)
-            self._arena.published(entries["block"].astype(np.int64))
-            self._fresh[blocks] = self._directory.publications[blocks]  # our cache has what we wrote
+            self._arena.used(blocks)
 
     def put(
         self,
@@ -375,13 +374,13 @@ class Pool:
 
     def _commit(self, entries: Lines, head: int) -> None:
         """Make journal entries count: for the others by the state line, for this process by its directory."""
-        published = entries["block"][entries["kind"] == PUBLISHED]
-        blocks_used = max(
-            int(self._hosts.state["blocks_used"]),
-            int(published.max(initial=0)) + 1 - self.host * self.geometry.blocks_per_host,
+        new = entries["block"][entries["publication"] == entries["sequence"]].astype(np.int64)
+        self._hosts.write(
+            head=head, blocks_used=max(int(self._hosts.state["blocks_used"]), self._arena.num_used_with(new))
         )
-        self._hosts.write(head=head, blocks_used=blocks_used)
         self._directory.apply(self.host, entries, head)
+        self._arena.published(new)
+        self._fresh[new] = self._directory.publications[new]  # our cache has what we wrote
 
     def _begin_epoch(self) -> int:
         """Start an epoch that no host reads yet. What was retired before may be reused when all hosts have come to it.
@@ -415,7 +414,7 @@ class Pool:
             self._require_lease(number)
             found = self.lookup(hashes)
             if prefix:
-                found = found[: int((found == ABSENT).argmax())] if (found == ABSENT).any() else found
+                found = found[: int(np.argmax(np.append(found, ABSENT) == ABSENT))]
             blocks = found[found != ABSENT]
             self._arena.used(blocks)
             stale = np.unique(blocks[self._fresh[blocks] != self._directory.publications[blocks]])

@@ -6,7 +6,14 @@ import pytest
 from emulation.stores.incoherent import IncoherentStore
 from sac_runtime.arena import BlockState
 from sac_runtime.block_hash import chain_hashes
-from sac_runtime.errors import BlockStateError, FencedError, GeometryError, HostBusyError, PoolFullError
+from sac_runtime.errors import (
+    BlockStateError,
+    FencedError,
+    GeometryError,
+    HostBusyError,
+    PoolFormatError,
+    PoolFullError,
+)
 from sac_runtime.layout import KvLayout
 from sac_runtime.pool import Pool
 
@@ -392,3 +399,46 @@ def test_any_number_of_hosts_up_to_64_shares_a_pool(kit, num_hosts):
         kit.put(bed.pools[host], hashes)
     for hashes in chains:
         kit.require_readable(bed.pools[num_hosts - 1], hashes)
+
+
+def test_a_closed_pool_refuses_to_be_used(kit, bed):
+    bed.pools[0].close()
+    for act in (lambda: bed.pools[0].allocate(1), lambda: bed.pools[0].lease().__enter__(), bed.pools[0].beat):
+        with pytest.raises(FencedError, match="was closed"):
+            act()
+
+
+def test_a_chain_longer_than_a_batch_goes_from_its_end_too(kit, monkeypatch):
+    monkeypatch.setattr("sac_runtime.pool_format.MAX_BATCH", 2)
+    bed = kit.Bed()
+    blocks = kit.put(bed.pools[0], kit.chain(1, 6, bed.geometry))
+    assert bed.pools[0]._journal._batch == 2
+    assert bed.pools[0].retire_coldest(3).tolist() == blocks[:2:-1].tolist()
+
+
+def test_a_lease_shows_though_a_look_catches_its_line_half_written(kit, bed):
+    """One state line is read before its turn, the other while it is written: what remains of the two is older than the look."""
+    reader, owner = bed.pools[1], bed.pools[0]
+    reader.beat()
+    before = reader._hosts.state.copy()
+    with reader.lease():
+        newest = int(reader._hosts.state["sequence"]) % 2
+        read_bytes, looks = bed.stores[0].read_bytes, []
+
+        def read_torn_once(offset, out):
+            read_bytes(offset, out)
+            if offset == bed.geometry.state_offset(0, 0) and out.size > 64 and not looks:
+                looks.append(offset)
+                line = bed.geometry.state_offset(1, 0) - offset
+                out[line + 64 * newest : line + 64 * newest + 8] ^= 0xFF
+                out[line + 64 * (1 - newest) :][:64] = np.frombuffer(before.tobytes(), np.uint8)
+
+        bed.stores[0].read_bytes = read_torn_once
+        assert owner._hosts.look().states["reading"][1] == reader._hosts.state["reading"]
+        assert looks
+
+
+def test_state_lines_that_somebody_else_overwrote_are_reported(kit, bed):
+    bed.memory.write_bytes(bed.geometry.state_offset(1, 0), np.full(128, 0xA5, np.uint8))
+    with pytest.raises(PoolFormatError, match="pool host 1: both its state lines are torn"):
+        bed.pools[0].refresh()
