@@ -127,7 +127,7 @@ class Request:
         try:
             elapsed_ns = self._fill(layer, plan)
         except BaseException:
-            self.buffers[layer].reset()
+            self.buffers[layer].forget()
             raise
         self.traffic.fetched_bytes += plan.misses * self.layout.row_bytes
         self.traffic.fetched_ns += elapsed_ns

@@ -98,8 +98,12 @@ class HotBuffer:
         return self.capacity + 1
 
     def reset(self) -> None:
-        """Forget every token and count: for another sequence, after a rollback, or after a fetch that failed."""
+        """Forget every token and count: for another sequence."""
         self.counters = Counters()
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget every token and keep the counts: after a rollback, or a fetch that failed. All tokens are new again."""
         self._length = 0
         self._direct = True
         self._slot_of_token = np.full(0, -1, np.int32)
@@ -157,7 +161,7 @@ class HotBuffer:
             return
         if length < max(self._length, 1):
             raise GeometryError(
-                f"hot buffer: length={length} is below {max(self._length, 1)}; reset() before a rollback"
+                f"hot buffer: length={length} is below {max(self._length, 1)}; forget() before a rollback"
             )
         self._set_num_tokens(length)
         if length > self.capacity:

@@ -158,7 +158,7 @@ def test_counters_sum_hits_misses_and_compulsory_and_give_bytes_and_lines():
         (tokens(1, -1), None, r"topk\[1\]=-1 lies outside"),
         (tokens(40), 40, r"topk\[0\]=40 lies outside \[0, 40\)"),
         (tokens(0, 1, 2, 3, 4), None, r"topk holds 5 entries, above top_k=4"),
-        (tokens(0), 19, r"length=19 is below 20; reset\(\) before a rollback"),
+        (tokens(0), 19, r"length=19 is below 20; forget\(\) before a rollback"),
         (np.array([0], np.int32), 40, "must be int64"),
     ],
 )
@@ -177,9 +177,12 @@ def test_a_capacity_below_top_k_is_refused():
         HotBuffer(3, 4)
 
 
-def test_reset_forgets_tokens_and_counts():
+def test_forgetting_drops_tokens_and_reset_counts_too():
     buffer = HotBuffer(4, 2)
     buffer.plan(tokens(0, 1), length=30)
+    buffer.forget()
+    assert (buffer.counters.steps, buffer.resident_tokens().tolist()) == (1, [])
+    assert buffer.plan(tokens(1), length=10).misses == 1, "a shorter sequence is fine again"
     buffer.reset()
     assert buffer.counters == Counters()
     assert buffer.plan(tokens(0, 1), length=3).compulsory == 2
