@@ -182,7 +182,8 @@ class Session:
 def provision(session: Session, picture: Picture) -> Inventory:
     """Create the regions that `picture` promises, in its order, in the modes that it says, and compare all that the guest then
     shows with it. Raises CommandError where a step fails, PromiseError where the guest shows something else."""
-    calls = [f"wait_for_serials {' '.join(hex(memdev['serial']) for memdev in picture['memdevs'])}"]
+    serials = " ".join(hex(memdev["serial"]) for memdev in picture["memdevs"])
+    calls = [f"wait_for_serials {serials} || {{ show; exit; }}"]
     decoders = {window["name"]: f"decoder0.{number}" for number, window in enumerate(picture["windows"])}
     calls += [_make_region(region, decoders[region["window"]]) for region in picture["regions"]]
     shown = _run_script(session, [*calls, "show"], "provisioning")

@@ -28,7 +28,7 @@ cp -r "$root/usr/lib/modules/${kernel#vmlinuz-}" "$root/parts/modules"
 mkdir "$copy"
 tar -C "$root" --one-file-system --exclude='./dev/*' --exclude=./parts --exclude=./boot \
 	--exclude='./var/lib/apt/lists/*' --exclude='./var/cache/apt/*' -cf - . | tar -C "$copy" -xf -
-size_kib=$(du -sk --apparent-size "$copy" | cut -f1)
-inodes=$(find "$copy" | wc -l)
-mkfs.ext4 -q -F -b 4096 -m 0 -N $((inodes + 1000)) -O ^has_journal,^resize_inode -d "$copy" "$disk" $((size_kib * 5 / 4 + 32768))k
+files_kib=$(du -sk "$copy" | cut -f1)
+inodes=$(find "$copy" | wc -l) # 256 bytes each
+mkfs.ext4 -q -F -b 4096 -m 0 -N $((inodes + 1000)) -O ^has_journal,^resize_inode -d "$copy" "$disk" $((files_kib + inodes / 4 + 16384))k
 mv "$disk" "$root/parts/disk.ext4"
