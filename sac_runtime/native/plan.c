@@ -19,8 +19,11 @@ static void renew_order(struct sac_buffer *b, int64_t misses, int64_t *victim_sl
         num_unused += !is_hit;
         num_hit += is_hit;
     }
-    for (int64_t i = 0; i < misses; i++)
+    for (int64_t i = 0; i < misses; i++) {
+        int32_t evicted = b->token_of_slot[unused[i]];
         victim_slots[i] = unused[i];
+        __builtin_prefetch(b->slot_of_token + (evicted < 0 ? 0 : evicted), 1); /* place() is next to write there */
+    }
     memcpy(order, unused + misses, (size_t)(num_unused - misses) * sizeof *order);
     memcpy(order + num_unused - misses, unused, (size_t)misses * sizeof *order);
     memcpy(order + num_unused, hit, (size_t)num_hit * sizeof *order);
