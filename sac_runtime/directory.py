@@ -141,11 +141,11 @@ class _HashIndex:
         self._num_used += self._library.sac_index_add(self._call, native.address(blocks), len(blocks))
 
     def make_room(self, num_more: int) -> None:
-        """See to it that at most half of the places are used with that many blocks more. When not, a new table starts with a
-        quarter at most, and without the removed ones."""
-        if 2 * (self._num_used + num_more) > len(self._table):
+        """See to it that at most 3/4 of the places are used with that many blocks more. When not, a new table starts with 1/2 at
+        most, and without the removed ones."""
+        if 4 * (self._num_used + num_more) > 3 * len(self._table):
             blocks = self._table[self._table > 0].astype(np.int64) - 1
-            self._use_table_of(max(_FEWEST_PLACES, 1 << (4 * (len(blocks) + num_more) - 1).bit_length()))
+            self._use_table_of(max(_FEWEST_PLACES, 1 << (2 * (len(blocks) + num_more) - 1).bit_length()))
             self._num_used = self._library.sac_index_add(self._call, native.address(blocks), len(blocks))
 
     def remove(self, blocks: IntArray) -> None:

@@ -166,10 +166,6 @@ class PoolGeometry:
         first = _HOSTS_OFFSET + -(-hosts_bytes // PAGE_BYTES) * PAGE_BYTES
         return first + host * self.journal_slots * LINE_BYTES
 
-    def block_offset(self, block: int) -> int:
-        """Bytes from row 0 to the first row of `block`."""
-        return block * self.block_bytes
-
 
 def require_store_fits(store: KvStore, geometry: PoolGeometry) -> None:
     """Raise GeometryError unless the store has the pool's row format and room for its metadata and rows."""

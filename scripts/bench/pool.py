@@ -104,7 +104,7 @@ def main() -> int:
         filled_pool(store, shuffled) as pool,
     ):
         kept = shuffled[np.random.default_rng(1).permutation(NUM_PUBLISHED)]
-        us = medians_us({"open 1M published blocks": opening(store)}, max(3, arguments.rounds // 20))
+        us = medians_us({"open 1M published blocks": opening(store)}, max(11, arguments.rounds // 10))
         published: list[np.ndarray] = []
         arms = {
             "publish, 2048 at once": publishing(pool, BATCH, 1, published),
