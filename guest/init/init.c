@@ -1,7 +1,7 @@
 /* The guest's first process. Knows modules, mounts and the one network card; knows no bed: what differs between beds lies in /overlay.
  *
- * Under emulation every fork and exec costs 20 ms and more, so this is one static program and not a script (a POSIX shell version of the
- * same steps took 1.1 s longer). The initramfs is the root of a tmpfs that holds:
+ * Under emulation every fork and exec costs tens of milliseconds, so this is one static program and not a script. The initramfs is the
+ * root of a tmpfs that holds:
  *   /modules/disk|net|cxl  the uncompressed modules of each step, named so that their order is the order of loading
  *   /overlay               the upper layer of the guest's root: the bed's own files, and whatever the guest writes
  * The lower layer is the image, /dev/vda, which all guests share and none can write.
