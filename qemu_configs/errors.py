@@ -1,10 +1,14 @@
-"""What can be wrong with a bed file, one small tree."""
+"""What can be wrong with a bed file and what is asked of a bed, one small tree."""
 
 
-class BedFileError(Exception):
-    """A bed file that cannot be used; `problems` holds every finding, worded: owner, field, value, rule, fix."""
+class ConfigError(Exception):
+    """Unusable input."""
 
     exit_status = 2
+
+
+class BedFileError(ConfigError):
+    """A bed file that cannot be used; `problems` holds every finding, worded: owner, field, value, rule, fix."""
 
     def __init__(self, path: str, problems: list[str]) -> None:
         self.path = path
@@ -12,7 +16,5 @@ class BedFileError(Exception):
         super().__init__("\n".join(f"{path}: {problem}" for problem in problems))
 
 
-class ExtentError(Exception):
+class ExtentError(ConfigError):
     """An extent of dynamic capacity that its device cannot have. Worded: owner, field, value, rule, fix."""
-
-    exit_status = 2

@@ -34,6 +34,7 @@ class Machine:
 
     memory_bytes: int
     num_numa_nodes: int
+    profiles: frozenset[str] | None = None  # names of the timing profiles that exist; None: not looked at
 
 
 def find_problems(topology: Topology, machine: Machine | None = None) -> list[str]:
@@ -51,6 +52,16 @@ def _machine(topology: Topology, machine: Machine) -> Iterator[str]:
             f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
             f"({machine.memory_bytes}; take {excess} off some memory or size)"
         )
+    for device in topology.devices:
+        profile = device.profile
+        if (
+            machine.profiles is not None
+            and profile
+            and not profile.endswith(".yaml")
+            and profile not in machine.profiles
+        ):
+            known = ", ".join(sorted(machine.profiles))
+            yield f"device '{device.name}': profile='{profile}' is no timing profile (known: {known}; or a path to a .yaml)"
     bindings = [(f"host '{h.name}'", h.host_node) for h in topology.hosts]
     bindings += [(f"host '{h.name}': numa node '{n.name}'", n.host_node) for h in topology.hosts for n in h.numa_nodes]
     for owner, node in bindings:

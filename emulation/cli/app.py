@@ -9,7 +9,7 @@ import typer
 from emulation.cli import bedfile, beds, latency, machine, numa, run, serve
 from emulation.errors import CxlbedError
 from guest.errors import GuestError
-from qemu_configs.errors import BedFileError
+from qemu_configs.errors import ConfigError
 from sac_runtime.errors import SacError
 from sac_runtime.label import LabelMixError
 
@@ -36,7 +36,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
-    except (CxlbedError, GuestError, BedFileError, SacError, LabelMixError) as error:
+    except (CxlbedError, GuestError, ConfigError, SacError, LabelMixError) as error:
         print(f"cxlbed: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(getattr(error, "exit_status", 2))
     except KeyboardInterrupt:

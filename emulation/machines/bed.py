@@ -82,7 +82,7 @@ class Bed:
 
     def notes(self) -> list[str]:
         """What no stock kernel will do with this bed."""
-        return [note for host in self.topology.hosts for note in render.cxl_picture(self.topology, host)["notes"]]
+        return [note for host in self.topology.hosts for note in render.notes(self.topology, host)]
 
     def logs(self) -> dict[str, str]:
         """Each host's console and QEMU log, for whoever has to find out what went wrong."""

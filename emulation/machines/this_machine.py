@@ -1,12 +1,14 @@
-"""What this machine has that a bed file is held against. Knows Linux; knows no bed."""
+"""What a bed file is held against here: memory, NUMA nodes, timing profiles. Knows Linux; knows no bed."""
 
 import os
 from pathlib import Path
 
+from emulation.timing.profile import profile_names
 from qemu_configs.rules import Machine
 
 
 def this_machine() -> Machine:
-    """Memory and NUMA nodes of the machine that we run on."""
+    """Memory and NUMA nodes of the machine that we run on, and the timing profiles that this user has."""
     nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
-    return Machine(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"), num_numa_nodes=max(1, len(nodes)))
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return Machine(memory_bytes, max(1, len(nodes)), frozenset(profile_names()))

@@ -4,8 +4,11 @@ import pytest
 
 from emulation.mainjob import job
 from emulation.mainjob.context import JobShape
+from emulation.machines.hypervisor import HypervisorError
 from guest.provision import inspect
 from qemu_configs.bedfile import stock_names
+from qemu_configs.dynamic_capacity import Extent, add_capacity, release_capacity
+from qemu_configs.topology import MIB
 
 SMALL = JobShape(context_tokens=2048, num_layers=2, num_heads=2, top_k=256, num_steps=2, hot_buffer=300)
 
@@ -35,3 +38,16 @@ def test_the_main_job_is_right_on_every_memory(bed, name, rows):
         assert verdict.mismatches == []
         assert verdict.entries_right == verdict.entries == 2 * 2 * 256
         assert verdict.fetched_rows >= 2 * 255  # the first step misses everything but the newest token
+
+
+@pytest.mark.cxlbed("dynamic-capacity")
+def test_dynamic_capacity_is_offered_over_qmp_and_the_bed_says_that_no_kernel_takes_it(bed):
+    extent = [Extent(0, 64 * MIB)]
+    with bed.session("a") as session:
+        before = inspect(session)
+        assert bed.monitor("a", add_capacity(bed.topology, "mem0", 0, extent)) == {}
+        with pytest.raises(HypervisorError, match="pending"):
+            bed.monitor("a", release_capacity(bed.topology, "mem0", 0, extent))
+        assert inspect(session) == before
+    (note,) = bed.notes()
+    assert note.startswith("device 'mem0': dynamic capacity stays offline")

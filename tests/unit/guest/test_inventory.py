@@ -39,7 +39,7 @@ def test_an_interleaved_region_lists_its_serials_by_position():
 
 
 def test_a_window_lists_its_host_bridges_by_position():
-    (window,) = shown("interleaved-2").windows
+    (window,) = shown("interleaved").windows
     assert window.host_bridges == ("pci0000:0c", "pci0000:40")
 
 
@@ -55,7 +55,7 @@ def test_a_region_has_the_mode_that_daxctl_says():
 
 
 def test_a_region_is_found_by_its_serials_in_their_order():
-    inventory_ = shown("interleaved-2")
+    inventory_ = shown("interleaved")
     assert inventory_.region_of([0xC0, 0xC1]).name == "region0"
     assert inventory_.region_of([0xC1, 0xC0]) is None
 
@@ -96,12 +96,12 @@ def broken(topology, *path_and_value):
         ("direct", ("memdevs", 0, "switch", "sw0"), "switch: promised a switch, shown None"),
         ("direct", ("memdevs", []), "shown, not promised"),
         ("switched", ("memdevs", 1, "switch", None), "switch: promised None, shown port2"),
-        ("interleaved-2", ("windows", 0, "ways", 1), "window 'w0' (decoder0.0): ways: promised 1, shown 2"),
-        ("interleaved-2", ("windows", 0, "granularity_bytes", 256), "granularity_bytes: promised 256, shown 1024"),
-        ("interleaved-2", ("windows", 0, "host_bridges", ["pci0000:40", "pci0000:0c"]), "host_bridges: promised ["),
+        ("interleaved", ("windows", 0, "ways", 1), "window 'w0' (decoder0.0): ways: promised 1, shown 2"),
+        ("interleaved", ("windows", 0, "granularity_bytes", 256), "granularity_bytes: promised 256, shown 1024"),
+        ("interleaved", ("windows", 0, "host_bridges", ["pci0000:40", "pci0000:0c"]), "host_bridges: promised ["),
         ("direct", ("windows", []), "windows: promised 0, shown 1"),
-        ("interleaved-2", ("regions", 0, "serials", [0xC1, 0xC0]), "promised over serials 0xc1, 0xc0, not shown"),
-        ("interleaved-2", ("regions", 0, "granularity_bytes", 512), "granularity_bytes: promised 512, shown 1024"),
+        ("interleaved", ("regions", 0, "serials", [0xC1, 0xC0]), "promised over serials 0xc1, 0xc0, not shown"),
+        ("interleaved", ("regions", 0, "granularity_bytes", 512), "granularity_bytes: promised 512, shown 1024"),
         ("switched", ("regions", 1, "mode", "devdax"), "region 'r1': mode: promised devdax, shown system-ram"),
         ("direct", ("regions", []), "region0: shown, not promised"),
         ("remote-numa", ("numa_nodes", 1, "num_cpus", 2), "NUMA node 1: CPUs: promised 2, shown 0"),

@@ -74,7 +74,7 @@ def test_render_prints_a_command_line_that_a_shell_reads():
 
 
 def test_render_prints_the_picture_that_the_guest_must_show():
-    picture = json.loads(cxlbed("render", "interleaved-2", "--format", "picture").stdout)
+    picture = json.loads(cxlbed("render", "interleaved", "--format", "picture").stdout)
     assert picture["regions"][0]["serials"] == [0xC0, 0xC1]
 
 

@@ -129,7 +129,7 @@ QEMU_REFUSES = {
     "target": ("direct", [("targets: [cxl0]", "targets: [cxl7]")]),
     "granularity": ("direct", [("size: 4G", "size: 4G, granularity: 300")]),
     "address space": ("direct", [("size: 4G", "size: 1T")]),
-    "bus number": ("interleaved-2", [("bus: 64", "bus: 12")]),
+    "bus number": ("interleaved", [("bus: 64", "bus: 12")]),
     "dynamic regions": ("dynamic-capacity", [("dc_regions: 2", "dc_regions: 3")]),
     "no memory": ("dynamic-capacity", [("size: 512M, dc_size: 1G, dc_regions: 2, ", "")]),
     "latency": (

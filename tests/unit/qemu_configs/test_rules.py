@@ -55,7 +55,7 @@ BREACHES = {
         "device 'mem0': size_bytes=100000000 is not a multiple of 256 MiB (next: 268435456)",
     ),
     "window that does not divide among its targets": (
-        "interleaved-2",
+        "interleaved",
         [("size: 4G", "size: 4352M")],
         "host 'a': window 'w0': size_bytes=4563402752 is not a multiple of 256 MiB for each of its targets (next: 4608M)",
     ),
@@ -70,7 +70,7 @@ BREACHES = {
         "host 'a': region 'r0': window='w7' does not resolve to a window of this host (known: 'w0')",
     ),
     "serial given twice": (
-        "interleaved-2",
+        "interleaved",
         [("0xc1", "0xc0")],
         "device 'mem1': serial=0xc0 is also device 'mem0''s (the guest finds a device by its serial; give each its own)",
     ),
@@ -80,12 +80,12 @@ BREACHES = {
         "device 'mem0': serial=18446744073709551615 is not a 64-bit number from 1 to 2^64-2 (choose one, such as 0x5ac0)",
     ),
     "bus number given twice": (
-        "interleaved-2",
+        "interleaved",
         [("bus: 64", "bus: 12")],
         "host 'a': bridge 'cxl1': bus=12 is also bridge 'cxl0''s (next: 14)",
     ),
     "bus number among those that another bridge's ports need": (
-        "interleaved-2",
+        "interleaved",
         [("bus: 64", "bus: 13")],
         "host 'a': bridge 'cxl1': bus=13 meets bridge 'cxl0', which needs buses 12 to 13 for its ports and devices "
         "(next: 14)",
@@ -96,17 +96,17 @@ BREACHES = {
         "host 'a': bridge 'cxl0': bus=252 with 5 buses ends at 256, above 255 (at most: 251)",
     ),
     "ways and targets that disagree": (
-        "interleaved-2",
+        "interleaved",
         [("targets: [cxl0, cxl1], ways: 2", "targets: [cxl0, cxl1], ways: 4")],
         "host 'a': window 'w0': ways=4 disagrees with 2 targets (list 4 targets or say ways: 2)",
     ),
     "ways and devices that disagree": (
-        "interleaved-2",
+        "interleaved",
         [("devices: [mem0, mem1], ways: 2", "devices: [mem0, mem1], ways: 8")],
         "host 'a': region 'r0': ways=8 disagrees with 2 devices (list 8 devices or say ways: 2)",
     ),
     "ways that CXL does not know": (
-        "interleaved-2",
+        "interleaved",
         [("devices: [mem0, mem1], ways: 2", "devices: [mem0, mem1], ways: 5")],
         "host 'a': region 'r0': ways=5 is no CXL interleave (one of 1, 2, 3, 4, 6, 8, 12, 16)",
     ),
@@ -116,7 +116,7 @@ BREACHES = {
         "host 'a': window 'w0': granularity_bytes=300 is no CXL granularity (one of 256, 512, 1K, 2K, 4K, 8K, 16K)",
     ),
     "granularity other than the interleaved window's": (
-        "interleaved-2",
+        "interleaved",
         [("ways: 2, granularity: 1K, mode", "ways: 2, granularity: 4K, mode")],
         "host 'a': region 'r0': granularity_bytes=4096 differs from window 'w0''s, which the guest refuses when a window "
         "interleaves (use 1024)",
@@ -133,7 +133,7 @@ BREACHES = {
         "(make a window smaller)",
     ),
     "window target listed twice": (
-        "interleaved-2",
+        "interleaved",
         [
             ("targets: [cxl0, cxl1], ways: 2", "targets: [cxl0, cxl0]"),
             ("{name: cxl1, bus: 64, devices: [mem1]}", "{name: cxl1, bus: 64}"),
@@ -190,13 +190,13 @@ BREACHES = {
         "'cxl0' (order the devices as its targets)",
     ),
     "devices of unequal size in one region": (
-        "interleaved-2",
+        "interleaved",
         [("mem1, size: 512M", "mem1, size: 256M")],
         "host 'a': region 'r0': devices: sizes 256M, 512M differ; interleaved devices are of one size "
         "(make them equal or use a region each)",
     ),
     "fewer devices than targets": (
-        "interleaved-2",
+        "interleaved",
         [
             ("window: w0, devices: [mem0, mem1], ways: 2", "window: w0, devices: [mem0]"),
             ("devices: [mem0, mem1]}", "devices: [mem0]}"),
@@ -246,7 +246,7 @@ BREACHES = {
         "pool 'kv': host 'a': no region maps 'mem0' (add a region over it, mode: devdax)",
     ),
     "pool over half of an interleaved region": (
-        "interleaved-2",
+        "interleaved",
         [("{name: kv, devices: [mem0, mem1]}", "{name: kv, devices: [mem0]}")],
         "pool 'kv': host 'a': region 'r0' also spans 'mem1', which is not the pool's",
     ),
@@ -323,7 +323,7 @@ def test_a_breach_is_reported_once_and_drags_no_others_along(breach):
 
 
 def test_a_missing_number_does_not_keep_the_rules_from_the_rest():
-    found = problems_of(edited("interleaved-2", (", bus: 64", ""), ("0xc1", "0xc0")))
+    found = problems_of(edited("interleaved", (", bus: 64", ""), ("0xc1", "0xc0")))
     assert found[0] == "host 'a': bridge 'cxl1': bus is missing (add it)"
     assert found[1].startswith("device 'mem1': serial=0xc0 is also device 'mem0''s")
     assert len(found) == 2
@@ -352,6 +352,15 @@ def test_more_memory_than_the_machine_has_is_refused_and_just_enough_is_not():
     ]
 
 
+def test_a_timing_profile_that_nobody_has_is_refused_and_one_that_exists_or_is_a_file_is_not():
+    text = find("direct").read_text()
+    assert problems_of(text, Machine(64 * GIB, 1, frozenset({"other"}))) == [
+        "device 'mem0': profile='cxl-direct-asic' is no timing profile (known: other; or a path to a .yaml)"
+    ]
+    parse(text, machine=Machine(64 * GIB, 1, frozenset({"cxl-direct-asic"})))
+    parse(text.replace("cxl-direct-asic", "mine.yaml"), machine=Machine(64 * GIB, 1, frozenset()))
+
+
 def test_a_host_node_that_the_machine_lacks_is_refused_and_one_it_has_is_not():
     text = edited("remote-numa", ("distance: 20", "distance: 20\n        host_node: 1"))
     assert parse(text, machine=Machine(64 * GIB, 2)).hosts[0].numa_nodes[0].host_node == 1
@@ -362,7 +371,7 @@ def test_a_host_node_that_the_machine_lacks_is_refused_and_one_it_has_is_not():
 
 
 def test_every_stock_topology_is_usable():
-    for stock in ("direct", "interleaved-2", "interleaved-4", "switched", "switched-4", "shared-pool"):
+    for stock in ("direct", "interleaved", "interleaved-4", "switched", "switched-4", "shared-pool"):
         assert load(stock).name == stock
     assert load("dynamic-capacity").devices[0].dc_size_bytes == GIB
     assert load("remote-numa").hosts[0].numa_nodes[0].access.read_latency_ns == 142
