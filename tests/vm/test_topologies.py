@@ -2,9 +2,9 @@
 
 import pytest
 
+from emulation.machines.hypervisor import HypervisorError
 from emulation.mainjob import job
 from emulation.mainjob.context import JobShape
-from emulation.machines.hypervisor import HypervisorError
 from guest.provision import inspect
 from qemu_configs.bedfile import stock_names
 from qemu_configs.dynamic_capacity import Extent, add_capacity, release_capacity
