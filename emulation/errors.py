@@ -1,6 +1,6 @@
 """What can go wrong in the testbed, one small tree. `exit_status` is what the command line ends with.
 
-Wording: owner, field, value, rule, fix. sac_runtime, guest and qemu_configs have trees of their own, since they import nothing of ours."""
+Wording: owner, field, value, rule, fix. sac_runtime, guest and qemu_configs have trees of their own: they import none of ours."""
 
 
 class CxlbedError(Exception):

@@ -76,17 +76,20 @@ def _states(connection: libvirt.virConnect, request: dict[str, Any]) -> dict[str
 
 
 def _destroy(connection: libvirt.virConnect, request: dict[str, Any]) -> list[str]:
-    """Destroy those of `names` that exist."""
-    ended = []
-    for name in request["names"]:
+    """Destroy those of `names` that exist, side by side: each waits for its QEMU to end."""
+
+    def destroy(name: str) -> None:
         try:
             connection.lookupByName(name).destroy()
         except libvirt.libvirtError as error:
             # Right after an embedded root was opened, a domain that was destroyed is reported as not found.
             if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:
                 raise
-        ended.append(name)
-    return ended
+
+    names: list[str] = request["names"]
+    with ThreadPoolExecutor(max_workers=len(names)) as pool:
+        list(pool.map(destroy, names))
+    return names
 
 
 def _monitor(connection: libvirt.virConnect, request: dict[str, Any]) -> Any:

@@ -121,18 +121,19 @@ class Share:
         return [self._task("fetch", self.place.reader_store)]
 
     def to_write(self, progress: Callable[[str], None]) -> Iterator[bytes]:
-        """The requests of `writing`. Each layer is hashed and attended to here beside the sending, and then forgotten."""
+        """The requests of `writing`. While a layer is on its way the next is made, hashed and attended to; none is kept."""
         shape = self.context.shape
         progress(
             f"{self.place.name}: {self.place.writer} writes {shape.num_layers} layers of {shape.context_tokens} tokens"
         )
         yield self.context.token_ids.tobytes()
         with ThreadPoolExecutor(max_workers=1) as beside:
-            for layer in range(shape.num_layers):
-                rows = self.context.rows(layer)
-                kept = beside.submit(self._keep, layer, rows)
+            made = beside.submit(self._make, 0)
+            for layer in range(1, shape.num_layers + 1):
+                rows = made.result()
+                if layer < shape.num_layers:
+                    made = beside.submit(self._make, layer)
                 yield rows[: shape.context_tokens].tobytes()
-                kept.result()
         if self._flip is not None:
             token = self._flip.token
             token = int(self.context.topk[0].tokens(self._flip.layer)[0]) if token is None else token
@@ -157,10 +158,12 @@ class Share:
                 yield context.query(step, layer).tobytes()
                 yield self._new_rows[layer][step].tobytes()
 
-    def _keep(self, layer: int, rows: ByteArray) -> None:
+    def _make(self, layer: int) -> ByteArray:
+        rows = self.context.rows(layer)
         self.digests.append(digests(rows))
         self.attention.append(self.context.expected_attention(layer, rows))
         self._new_rows.append(rows[self.context.shape.context_tokens :].copy())
+        return rows
 
     def _task(self, role: str, store: str) -> dict[str, Any]:
         shape = self.context.shape
