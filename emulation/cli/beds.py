@@ -1,6 +1,7 @@
 """Verbs of a bed's life: up, status, exec, ssh, console, down."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -78,7 +79,7 @@ def execute(
     host: HostOption = None,
 ) -> None:
     """Run a command in a host; ends with the command's status."""
-    os.execvp("ssh", [*_ssh_command(name, host), "--", *command])
+    os.execvp("ssh", [*_ssh_command(name, host), "--", shlex.join(command)])
 
 
 def ssh(name: BedName, host: HostOption = None) -> None:

@@ -1,5 +1,7 @@
 """Every stock topology boots, shows what its bed file promises, and carries the main job where it has memory to carry it."""
 
+from dataclasses import replace
+
 import pytest
 
 from emulation.machines.hypervisor import HypervisorError
@@ -29,10 +31,17 @@ def test_a_stock_topology_boots_and_shows_what_it_promised(bed, name):
 
 
 @pytest.mark.parametrize("name", each(stock_names()))
-@pytest.mark.parametrize("rows", ["fp8", "bf16"])
-def test_the_main_job_is_right_on_every_memory(bed, name, rows):
-    shape = JobShape(**{**vars(SMALL), "rows": rows})
-    verdicts = job.run(bed, shape, None, print)
+def test_the_main_job_is_right_on_every_memory(bed, name):
+    _run_and_check(bed, "fp8")
+
+
+@pytest.mark.parametrize("name", each(["interleaved", "remote-numa", "shared-pool"]))
+def test_the_main_job_is_right_with_bf16_rows_on_each_kind_of_memory(bed, name):
+    _run_and_check(bed, "bf16")
+
+
+def _run_and_check(bed, rows):
+    verdicts = job.run(bed, replace(SMALL, rows=rows), None, print)
     assert verdicts
     for verdict in verdicts:
         assert verdict.mismatches == []

@@ -137,7 +137,7 @@ QEMU_REFUSES = {
         [("read_latency_ns: 80", "read_latency_ns: 91"), ("read_latency_ns: 142", "read_latency_ns: 100000")],
     ),
     "distance": ("remote-numa", [("distance: 20", "distance: 300")]),
-    "vcpus": ("direct", [("vcpus: 2", "vcpus: 5000")]),
+    "vcpus": ("direct", [("vcpus: 1", "vcpus: 5000")]),
 }
 
 

@@ -31,7 +31,7 @@ LOCAL_ACCESS = (
 BREACHES = {
     "unknown key": (
         "direct",
-        [("vcpus: 2", "vcpu: 2")],
+        [("vcpus: 1", "vcpu: 1")],
         "host 'a': vcpu=2 is not a known key (`cxlbed schema` lists them)",
     ),
     "size that is no size": (
@@ -277,7 +277,7 @@ BREACHES = {
     ),
     "more vCPUs than QEMU gives": (
         "direct",
-        [("vcpus: 2", "vcpus: 300")],
+        [("vcpus: 1", "vcpus: 300")],
         "host 'a': vcpus=300 is outside 1 to 255 (2 suit a small machine)",
     ),
     "host with nothing to emulate": (
@@ -336,7 +336,7 @@ def test_all_problems_of_a_file_are_found_at_once():
         ("serial: 0x5ac1", "serial: 0x5ac0"),
         ("targets: [cxl0]", "targets: [cxl9]"),
         ("profile: cxl-switched-750", "colour: red"),
-        ("vcpus: 2", "vcpus: two"),
+        ("vcpus: 1", "vcpus: two"),
     )
     found = "\n".join(problems_of(text))
     assert all(word in found for word in ("104857600", "0x5ac0", "cxl9", "colour", "vcpus"))
