@@ -15,6 +15,7 @@ def doctor(json: JsonOption = None) -> None:
     from dataclasses import asdict
 
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from emulation.machines import doctor as checks
@@ -25,7 +26,8 @@ def doctor(json: JsonOption = None) -> None:
         table = Table("check", "verdict", "what was found", "what to do")
         colours = {"ok": "green", "note": "yellow", "fail": "red"}
         for finding in findings:
-            table.add_row(finding.check, f"[{colours[finding.verdict]}]{finding.verdict}", finding.detail, finding.fix)
+            verdict = f"[{colours[finding.verdict]}]{finding.verdict}"
+            table.add_row(finding.check, verdict, escape(finding.detail), escape(finding.fix))
         Console().print(table)
     if not checks.can_run(findings):
         raise typer.Exit(3)

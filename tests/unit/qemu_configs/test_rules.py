@@ -32,7 +32,7 @@ BREACHES = {
     "unknown key": (
         "direct",
         [("vcpus: 1", "vcpu: 1")],
-        "host 'a': vcpu=2 is not a known key (`cxlbed schema` lists them)",
+        "host 'a': vcpu=1 is not a known key (`cxlbed schema` lists them)",
     ),
     "size that is no size": (
         "direct",
