@@ -121,8 +121,11 @@ def _lines_of(command: list[str], variables: dict[str, str], tail: deque[str]) -
 def _mmdebstrap_failure(status: int, tail: deque[str]) -> str:
     said = "\n  ".join(tail)
     fix = "is the Debian mirror reachable? CXLBED_DEBIAN_MIRROR names another one"
-    if os.getuid() != 0 and re.search(r"subuid|newuidmap|unshare|fakechroot", said):
-        fix = "as an ordinary user mmdebstrap needs user namespaces: apt install uidmap"
+    if os.getuid() != 0 and re.search(r"subuid|newuidmap|unshare|fakechroot|chroot mode", said):
+        fix = (
+            "as an ordinary user mmdebstrap needs user namespaces: the package uidmap, lines for the user in /etc/subuid and"
+            " /etc/subgid, and not to be inside a chroot; or build the image as root and copy it to this user's cache"
+        )
     return f"guest image: mmdebstrap ended with status {status}; {fix}. It said last:\n  {said}"
 
 

@@ -259,11 +259,8 @@ def _launch(
 def _launch_report(folder: BedFolder, record: BedRecord, error: HypervisorError) -> str:
     lines = [f"bed '{record.name}': QEMU did not start: {error}"]
     hypervisor = folder.hypervisor(record.uri)
-    kept = Path(
-        shutil.copytree(
-            folder.path, state.kept_folder(record.name), ignore=shutil.ignore_patterns("*.initrd", "id_*", "*.sock")
-        )
-    )
+    unwanted = shutil.ignore_patterns("*.initrd", "id_*", "*.sock")
+    kept = shutil.copytree(folder.path, state.kept_folder(record.name), symlinks=True, ignore=unwanted)
     for host in record.hosts:
         lines.append(f"  domain XML: {kept / folder.xml(host.name).name}")
         log = hypervisor.log_path(host.domain)

@@ -111,8 +111,14 @@ class BedFolder:
             fields: dict[str, Any] = json.loads((self.path / RECORD).read_text())
         except FileNotFoundError:
             return None
-        hosts = tuple(HostRecord(**host) for host in fields.pop("hosts"))
-        return BedRecord(hosts=hosts, **fields)
+        try:
+            hosts = tuple(HostRecord(**host) for host in fields.pop("hosts"))
+            return BedRecord(hosts=hosts, **fields)
+        except (KeyError, TypeError) as error:
+            raise MachineError(
+                f"bed '{self.path.name}': {self.path / RECORD} is of another version of cxlbed ({error});"
+                " end the bed with that version, or end its QEMU and remove the folder"
+            ) from error
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
