@@ -35,6 +35,7 @@ class Placement:
     console: Path  # the guest's serial console is written here
     monitor: Path  # QMP socket; plain command line only, libvirt has its own
     backing_folder: Path  # one file a device; hosts that share a device share its file
+    run_as: str | None = None  # "+UID:+GID" that a system-wide libvirt gives QEMU, so that it may read all of these
 
 
 def domain_xml(topology: Topology, host: Host, placement: Placement) -> str:

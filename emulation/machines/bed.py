@@ -103,6 +103,7 @@ def up(bed_topology: Topology, name: str, options: Options, progress: Progress) 
     with folder.lock(LOCK_DEADLINE_S):
         if standing := _standing(folder, bed_topology):
             return standing
+        _require_here(folder, options.uri)
         _require_room(options.memory_folder, bed_topology)
         guest_image = image.ensure(progress)
         verdict = accelerator.choose(options.accelerator, guest_image, _emulator())
@@ -164,7 +165,11 @@ def status() -> list[dict[str, Any]]:
 
 
 def _status(folder: BedFolder, record: BedRecord) -> dict[str, Any]:
-    states = folder.hypervisor(record.uri).states([host.domain for host in record.hosts])
+    try:
+        states = folder.hypervisor(record.uri).states([host.domain for host in record.hosts])
+        lost = "gone"
+    except HypervisorError as error:
+        states, lost = {}, f"unknown: {error}"
     return {
         "name": record.name,
         "topology": record.topology_name,
@@ -175,7 +180,7 @@ def _status(folder: BedFolder, record: BedRecord) -> dict[str, Any]:
         "hosts": [
             {
                 "name": host.name,
-                "state": states.get(host.domain, "gone"),
+                "state": states.get(host.domain, lost),
                 "ssh_port": host.ssh_port,
                 "domain": host.domain,
             }
@@ -219,6 +224,12 @@ def _record(
     )
 
 
+def _require_here(folder: BedFolder, uri: str) -> None:
+    """Kernel, disk, initramfs, memory files and the forwarded SSH port are this machine's."""
+    if folder.hypervisor(uri).is_elsewhere:
+        raise InputError(f"uri {uri}: hosts on another machine are not supported yet; run cxlbed there, with embedded")
+
+
 def _require_room(memory_folder: Path, bed: Topology) -> None:
     """The files behind devices are sparse; written to where there is no room, they would end QEMU with SIGBUS."""
     if not memory_folder.is_dir():
@@ -249,8 +260,8 @@ def _launch(
             hypervisor.start(xml_paths)
             return record
         except HypervisorError as error:
-            hypervisor.destroy([host.domain for host in record.hosts])
             if tries_left and "host forwarding rule" in str(error):
+                hypervisor.destroy([host.domain for host in record.hosts])
                 continue
             raise LaunchError(_launch_report(folder, record, error)) from error
     raise AssertionError("the last try returns or raises")
@@ -293,6 +304,7 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
         console=folder.console(host.name),
         monitor=folder.path / f"{host.name}.qmp",
         backing_folder=Path(record.memory_folder),
+        run_as=folder.hypervisor(record.uri).run_as,
     )
     folder.xml(host.name).write_text(render.domain_xml(bed, bed.host(host.name), placement))
     return folder.xml(host.name)
@@ -349,12 +361,14 @@ def _session(folder: BedFolder, host: HostRecord) -> Session:
 
 def _end(folder: BedFolder, record: BedRecord) -> None:
     """End every domain, wait until its QEMU is gone, remove the files; the record goes last."""
-    domains = [host.domain for host in record.hosts]
+    hypervisor = folder.hypervisor(record.uri)
     try:
-        folder.hypervisor(record.uri).destroy(domains)
-    finally:
-        for host in record.hosts:
-            _end_emulator(host.uuid)
+        hypervisor.destroy([host.domain for host in record.hosts])
+    except HypervisorError:
+        if hypervisor.is_elsewhere:
+            raise  # what runs there cannot be ended from here
+    for host in record.hosts:
+        _end_emulator(host.uuid)
     shutil.rmtree(record.memory_folder, ignore_errors=True)
     folder.remove()
 

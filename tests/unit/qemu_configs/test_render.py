@@ -153,3 +153,10 @@ def test_what_qemu_refuses_in_its_own_words_the_rules_refuse_first(fault, tell_q
     done = tell_qemu(topology, topology.hosts[0])
     assert done.returncode != 0
     assert done.stderr
+
+
+def test_a_privileged_daemon_is_told_whom_to_run_qemu_as_and_no_other_is(place):
+    topology = load("direct")
+    assert "seclabel" not in domain_xml(topology, topology.host("a"), place())
+    theirs = ET.fromstring(domain_xml(topology, topology.host("a"), place(run_as="+1000:+1000")))
+    assert theirs.find("seclabel[@model='dac']/label").text == "+1000:+1000"
