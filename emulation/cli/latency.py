@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emulation.cli.output import JsonOption, write_json
+from emulation.cli.output import JsonOption, show, write_json
 from emulation.errors import InputError
 from sac_runtime.label import Label
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from emulation.timing.fetch_time import EntryTime, PrefixTime
     from emulation.timing.profile import Profile
     from sac_runtime.layout import KvLayout
@@ -135,7 +133,7 @@ def _list(json: Path | None) -> None:
         for p in profiles
     ]
     note = "NAME@gpu reads a cpu's tier over PCIe; more profiles by path or from the folders in $CXLBED_PROFILES"
-    _show(json, make_table("timing profiles", columns, rows, note))
+    show(json, make_table("timing profiles", columns, rows, note))
 
 
 def _entries(profiles: "list[Profile]", counts: list[int], rows: Rows, plot: Path | None, json: Path | None) -> None:
@@ -149,7 +147,7 @@ def _entries(profiles: "list[Profile]", counts: list[int], rows: Rows, plot: Pat
     columns = ["tier", "entries", "us", "x dram", "us, all profiles", "label", "profile"]
     cells = [(t.tier, t.entries, t.us, t.ratio_to_dram, _span(t.us_low, t.us_high), t.label, t.profile) for t in times]
     note = "all profiles: the least and the most over every profile of the tier for this reader"
-    _show(json, make_table(f"fetch of n random {rows} entries, one reader alone", columns, cells, note))
+    show(json, make_table(f"fetch of n random {rows} entries, one reader alone", columns, cells, note))
 
 
 def _prefixes(
@@ -165,7 +163,7 @@ def _prefixes(
         _plot_prefixes(times, plot)
     columns = ["tier", "context", "concurrency", "mean s", "label", "profile"]
     cells = [(t.tier, t.context_tokens, t.concurrency, t.mean_s, t.label, t.profile) for t in times]
-    _show(json, make_table("fetch of whole prefixes, all begun at once behind one adapter", columns, cells))
+    show(json, make_table("fetch of whole prefixes, all begun at once behind one adapter", columns, cells))
 
 
 def _injected(profiles: "list[Profile]", counts: list[int], source: "_Source", json: Path | None) -> None:
@@ -184,7 +182,7 @@ def _injected(profiles: "list[Profile]", counts: list[int], source: "_Source", j
         f"injector's own error: median {error['median_error']:.2%}, p99 {error['p99_error']:.2%} over "
         f"{error['num_honoured']} stalls; {error['num_late']} not honoured, the real access being slower"
     )
-    _show(json, make_table(f"fetch of n random entries through {source.spec}, bytes checked", columns, cells, note))
+    show(json, make_table(f"fetch of n random entries through {source.spec}, bytes checked", columns, cells, note))
 
 
 def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | None) -> None:
@@ -196,7 +194,7 @@ def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | Non
     write_json(json, {"figure": 5, "store": source.spec, "records": [asdict(one) for one in times]})
     cells = [(t.entries, t.us, t.label) for t in times]
     title = f"fetch of n random entries from {source.spec} as it is, bytes checked"
-    _show(json, make_table(title, ["entries", "us", "label"], cells))
+    show(json, make_table(title, ["entries", "us", "label"], cells))
 
 
 def _plot_entries(times: "list[EntryTime]", rows: Rows, plot: Path) -> None:
@@ -302,11 +300,3 @@ def _span(low: float, high: float) -> str:
     from emulation.report.figures import significant
 
     return f"{significant(low)} to {significant(high)}"
-
-
-def _show(json: Path | None, table: "Table") -> None:
-    """Print the table, unless standard output carries the JSON."""
-    from emulation.report.tables import print_table
-
-    if str(json) != "-":
-        print_table(table)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emulation.cli.output import JsonOption, write_json
+from emulation.cli.output import JsonOption, show, write_json
 from emulation.cli.progress import progress
 from emulation.errors import InputError
 
@@ -107,13 +107,13 @@ def serve(
     base = ClusterSpec("cxl", overlap=overlap, striped=striped, server=default_server(hbm_kv))
     if burstiness != 1 and (rate is None or trace is not None):
         raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate, and no --trace")
-    num_prompts = numbers("requests", requests)[0]
+    num_prompts = _one_number("requests", requests)
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
         return _compare(axes, base, num_prompts, plots, json)
     traffic = Traffic(
         num_prompts,
-        numbers("prefixes", prefixes)[0],
+        _one_number("prefixes", prefixes),
         None if trace else rate,
         burstiness,
         _trace(trace, num_prompts, rate),
@@ -131,6 +131,13 @@ def numbers(option: str, text: str) -> tuple[int, ...]:
     if min(values) < 1:
         raise InputError(f"serve: {option}={text!r} must be at least 1")
     return values
+
+
+def _one_number(option: str, text: str) -> int:
+    number, *more = numbers(option, text)
+    if more:
+        raise InputError(f"serve: {option}={text!r} must be one number, as it is not swept; call it for each")
+    return number
 
 
 def _number(word: str) -> int:
@@ -166,29 +173,27 @@ def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
 
 def _sweep(axes: "Axes", traffic: "Traffic", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import draw_records, records_table
-    from emulation.report.tables import print_table
     from emulation.serving.sweep import run_scenario, scenarios
 
     asked = list(scenarios(axes, traffic, base))
     records, latencies = [], []
-    with progress() as show:
+    with progress() as tell:
         for number, scenario in enumerate(asked, 1):
             words = f"{number} of {len(asked)}: {scenario.spec.tier}, {scenario.workload.num_prompts} requests"
-            show(words)
-            record, outcome = run_scenario(scenario, _shown_every(show, words))
+            tell(words)
+            record, outcome = run_scenario(scenario, _told_every(tell, words))
             records.append(record)
             latencies.append(outcome.recorder.latency_cdf() if outcome else {})
-    print_table(records_table(records))
+    show(json, records_table(records))
     if plots:
-        for path in draw_records(plots, records, latencies):
-            typer.echo(f"drawn: {path}")
+        show(json, *(f"drawn: {path}" for path in draw_records(plots, records, latencies)))
     write_json(json, {"records": records})
 
 
-def _shown_every(show: Callable[[str], None], words: str, num_requests: int = 1 << 16) -> Callable[[int], None]:
+def _told_every(tell: Callable[[str], None], words: str, num_requests: int = 1 << 16) -> Callable[[int], None]:
     def on_progress(done: int) -> None:
         if done % num_requests == 0:
-            show(f"{words}, {done} done")
+            tell(f"{words}, {done} done")
 
     return on_progress
 
@@ -211,7 +216,6 @@ def _refuse_with_compare(own: dict[str, object], axes: "Axes") -> None:
 
 def _compare(axes: "Axes", base: "ClusterSpec", num_prompts: int, plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import comparison_record, comparison_tables, draw_comparison, verdict
-    from emulation.report.tables import print_table
     from emulation.serving.compare import CONCURRENCIES, Setting, compare
 
     base = replace(
@@ -224,15 +228,12 @@ def _compare(axes: "Axes", base: "ClusterSpec", num_prompts: int, plots: Path | 
     )
     concurrencies = axes.concurrencies if len(axes.concurrencies) > 1 else CONCURRENCIES
     found = []
-    with progress() as show:
+    with progress() as tell:
         for context in axes.contexts:
             setting = Setting(base, context, axes.outputs[0], axes.concurrencies[-1], num_prompts)
-            found.append(compare(setting, concurrencies, show))
+            found.append(compare(setting, concurrencies, tell))
     for comparison in found:
-        for table in comparison_tables(comparison):
-            print_table(table)
-        for sentence in verdict(comparison):
-            typer.echo(sentence)
+        show(json, *comparison_tables(comparison), *verdict(comparison))
         if plots:
-            typer.echo(f"drawn: {draw_comparison(plots, comparison)}")
+            show(json, f"drawn: {draw_comparison(plots, comparison)}")
     write_json(json, {"comparisons": [comparison_record(comparison) for comparison in found]})

@@ -7,6 +7,7 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -177,5 +178,5 @@ def _parse_line(path: Path, number: int, line: str) -> Request:
 
 def _require_positive(owner: object, *names: str) -> None:
     for name in names:
-        if getattr(owner, name) <= 0:
-            raise InputError(f"{type(owner).__name__}: {name}={getattr(owner, name)} must be above 0")
+        if not 0 < getattr(owner, name) < inf:
+            raise InputError(f"{type(owner).__name__}: {name}={getattr(owner, name)} must be a number above 0")

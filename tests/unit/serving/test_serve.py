@@ -51,6 +51,14 @@ def test_records_have_the_fields_asked_for_and_figures_that_agree(tmp_path):
     assert sum(record["seconds_a_request"].values()) == pytest.approx(record["mean_e2e_latency_ms"] / 1e3)
 
 
+@pytest.mark.parametrize("options", ["--tier cxl", "--compare --concurrency 8"])
+def test_json_on_standard_output_is_all_that_stands_there(options, tmp_path):
+    plots = f"--plots {tmp_path}"
+    result = CliRunner().invoke(app, ["serve", "--json", "-", *f"{options} --context 16K --requests 8 {plots}".split()])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)
+
+
 def test_same_options_same_bytes(tmp_path):
     options = "--tier rdma --context 16K --requests 40 --rate 2 --seed 7"
     texts = []
@@ -113,8 +121,13 @@ def test_what_means_nothing_to_compare_is_refused(tmp_path, option):
     [
         ("--tier tape", "tier='tape' is unknown"),
         ("--burstiness 0.5", "give --rate"),
-        ("--rate 0", "request_rate=0.0 must be above 0"),
-        (f"--trace {EXCERPT} --rate 0", "rate_scale=0.0 must be above 0"),
+        ("--rate 0", "request_rate=0.0 must be a number above 0"),
+        ("--rate inf", "request_rate=inf must be a number above 0"),
+        ("--rate nan", "request_rate=nan must be a number above 0"),
+        (f"--trace {EXCERPT} --rate 0", "rate_scale=0.0 must be a number above 0"),
+        ("--hbm-kv -5", "hbm-kv=-5.0 must be a number of GB above 0"),
+        ("--requests 10,20", "requests='10,20' must be one number"),
+        ("--prefixes 10,20", "prefixes='10,20' must be one number"),
         ("--topk-trace absent", "'absent' is no file"),
         ("--hot-buffer 100", "hot_buffer=100 is below top_k"),
     ],

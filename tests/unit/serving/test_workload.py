@@ -80,7 +80,7 @@ def test_an_absent_or_empty_trace_is_refused(tmp_path):
 @pytest.mark.parametrize("field", ["num_prompts", "max_concurrency", "prompt_len", "output_len"])
 def test_a_closed_loop_of_nothing_is_refused(field):
     sizes = {"num_prompts": 1, "max_concurrency": 1, "prompt_len": 1, "output_len": 1} | {field: 0}
-    with pytest.raises(InputError, match=f"{field}=0 must be above 0"):
+    with pytest.raises(InputError, match=f"{field}=0 must be a number above 0"):
         ClosedLoop(**sizes)
 
 
