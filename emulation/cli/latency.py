@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emulation.cli.numbers import whole_numbers
 from emulation.cli.output import JsonOption, show, write_json
 from emulation.errors import InputError
 from sac_runtime.label import Label
@@ -275,13 +276,7 @@ def _words(field: str, text: str) -> list[str]:
 
 
 def _numbers(field: str, text: str | None, default: Sequence[int]) -> list[int]:
-    if text is None:
-        return list(default)
-    words = _words(field, text)
-    for word in words:
-        if not word.isdecimal():
-            raise InputError(f"latency: {field}={word!r} is not a whole number")
-    return [int(word) for word in words]
+    return list(default if text is None else whole_numbers("latency", field, text))
 
 
 def _line_bytes(rows: Rows) -> int:

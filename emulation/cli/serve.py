@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from emulation.cli.numbers import whole_numbers
 from emulation.cli.output import JsonOption, show, write_json
 from emulation.cli.progress import progress
 from emulation.errors import InputError
@@ -32,7 +33,12 @@ ProfileOption = Annotated[
     typer.Option("--profile", help=f"Timing profiles ({LIST}): names or .yaml files, each for the tier it is of."),
 ]
 TraceOption = Annotated[
-    Path | None, typer.Option("--trace", help="Replay this trace (Mooncake .jsonl): its lengths, arrivals and reuse.")
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Replay this trace (Mooncake .jsonl): its lengths, arrivals and reuse, in place of --context, --output, "
+        "--concurrency and --round.",
+    ),
 ]
 RoundOption = Annotated[str, typer.Option("--round", help=f"1 populates, 2 hits for every prefix ({LIST}).")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of arrivals at a rate.")]
@@ -90,18 +96,18 @@ def serve(
     from emulation.serving.spec import ClusterSpec
     from emulation.serving.sweep import Axes, Traffic, default_server
 
-    hot_buffers = numbers("hot-buffer", hot_buffer)
+    hot_buffers = _numbers("hot-buffer", hot_buffer)
     axes = Axes(
-        tuple(word.strip() for word in tier.split(",")),
-        numbers("context", context),
-        numbers("concurrency", concurrency),
-        numbers("output", output),
-        numbers("devices", devices),
-        numbers("servers", servers),
-        numbers("gpus", gpus),
+        tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
+        _numbers("context", context),
+        _numbers("concurrency", concurrency),
+        _numbers("output", output),
+        _numbers("devices", devices),
+        _numbers("servers", servers),
+        _numbers("gpus", gpus),
         hot_buffers,
         _profiles(profile),
-        numbers("round", round_number),
+        _numbers("round", round_number),
         _measured_misses(topk_trace, hot_buffers),
     )
     base = ClusterSpec("cxl", overlap=overlap, striped=striped, server=default_server(hbm_kv))
@@ -122,27 +128,15 @@ def serve(
     return _sweep(axes, traffic, base, plots, json)
 
 
-def numbers(option: str, text: str) -> tuple[int, ...]:
-    """Whole numbers above 0 of a comma-separated list; K and M stand for 1024 and 1024^2. Raises InputError."""
-    try:
-        values = tuple(_number(word.strip()) for word in text.split(","))
-    except ValueError as exc:
-        raise InputError(f"serve: {option}={text!r} must be whole numbers, comma-separated, as in 16K,32K") from exc
-    if min(values) < 1:
-        raise InputError(f"serve: {option}={text!r} must be at least 1")
-    return values
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    return whole_numbers("serve", option, text)
 
 
 def _one_number(option: str, text: str) -> int:
-    number, *more = numbers(option, text)
+    number, *more = _numbers(option, text)
     if more:
         raise InputError(f"serve: {option}={text!r} must be one number, as it is not swept; call it for each")
     return number
-
-
-def _number(word: str) -> int:
-    factor = {"K": 1 << 10, "M": 1 << 20}.get(word[-1:].upper(), 1)
-    return int(word[:-1] if factor > 1 else word) * factor
 
 
 def _profiles(names: str | None) -> "tuple[Profile, ...]":

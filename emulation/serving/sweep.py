@@ -8,6 +8,7 @@ from typing import Any
 
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
+from emulation.serving.metrics import Recorder
 from emulation.serving.spec import ClusterSpec, ServerSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, TraceReplay, Workload
 from emulation.timing.profile import Profile
@@ -113,7 +114,7 @@ def run_scenario(
     limit = spec.running_limit(workload.longest_len)
     record = scenario.settings() | {"fits": limit > 0, "running_limit": limit, "note": ""}
     if not limit:
-        return record | {"note": why_not(spec, workload.longest_len)}, None
+        return record | _no_figures() | {"note": why_not(spec, workload.longest_len)}, None
     if workload.max_concurrency and limit < workload.max_concurrency:
         record["note"] = f"only {limit} of {workload.max_concurrency} fit at once; the others wait"
     outcome = simulate(spec, workload, on_progress)
@@ -137,6 +138,16 @@ def outcome_figures(outcome: Outcome) -> dict[str, Any]:
             state: spent / NS_PER_S / recorder.completed for state, spent in asdict(recorder.spent).items()
         },
     }
+
+
+def _no_figures() -> dict[str, Any]:
+    """The same fields for a scenario that was not run: no figure, no bytes."""
+    names = [
+        *(name for name in Recorder(top_k=1).summary() if name != "concurrency"),
+        "mean_concurrency",
+        "prefix_hit_rate",
+    ]
+    return {**dict.fromkeys(names), "bytes_by_link": {}, "utilisation_by_link": {}, "seconds_a_request": {}}
 
 
 def _with_workloads(spec: ClusterSpec, axes: Axes, traffic: Traffic) -> Iterator[Scenario]:

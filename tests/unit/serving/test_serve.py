@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from emulation.cli.app import app
-from emulation.cli.serve import numbers
+from emulation.cli.numbers import whole_numbers
 from emulation.errors import InputError
 from emulation.serving.metrics import GapHistogram, Recorder, StepShares
 from emulation.serving.misses import power_law_steps
@@ -74,6 +74,8 @@ def test_what_does_not_fit_a_tier_is_a_record_that_says_so(tmp_path):
     assert not notes["hbm", 1 << 20]["fits"] and "HBM for KV" in notes["hbm", 1 << 20]["note"]
     assert notes["hbm", 131072]["note"].startswith("only 24 of 32 fit at once")
     assert notes["cxl", 1 << 20]["fits"]
+    assert notes["hbm", 1 << 20].keys() == notes["cxl", 1 << 20].keys()
+    assert notes["hbm", 1 << 20]["output_throughput"] is None
     assert "only 24 of" in " ".join(output.split())
 
 
@@ -157,11 +159,11 @@ def test_a_profile_of_no_tier_served_is_refused():
 @pytest.mark.parametrize("text", ["", "12x", "1,,2", "-5", "0"])
 def test_numbers_that_are_none_are_refused(text):
     with pytest.raises(InputError, match="serve: context="):
-        numbers("context", text)
+        whole_numbers("serve", "context", text)
 
 
 def test_k_and_m_are_powers_of_two():
-    assert numbers("context", "16K, 1M,5") == (16384, 1 << 20, 5)
+    assert whole_numbers("serve", "context", "16K, 1M,5,16k") == (16384, 1 << 20, 5)
 
 
 def test_gap_percentiles_meet_numpys_within_a_bin():

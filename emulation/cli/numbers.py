@@ -1,0 +1,21 @@
+"""Lists of whole numbers in options. Knows words, no command."""
+
+from emulation.errors import InputError
+
+FACTORS = {"K": 1 << 10, "M": 1 << 20}
+
+
+def whole_numbers(owner: str, option: str, text: str) -> tuple[int, ...]:
+    """Whole numbers above 0 of a comma-separated list, each once; K and M stand for 1024 and 1024^2. Raises InputError."""
+    try:
+        values = tuple(dict.fromkeys(_number(word.strip()) for word in text.split(",")))
+    except ValueError as exc:
+        raise InputError(f"{owner}: {option}={text!r} must be whole numbers, comma-separated, as in 16K,32K") from exc
+    if min(values) < 1:
+        raise InputError(f"{owner}: {option}={text!r} must be at least 1")
+    return values
+
+
+def _number(word: str) -> int:
+    factor = FACTORS.get(word[-1:].upper(), 1)
+    return int(word[:-1] if factor > 1 else word) * factor
