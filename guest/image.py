@@ -116,9 +116,14 @@ class GuestImage:
                 )
 
 
+def user_cache() -> Path:
+    """Where all that is worth keeping between beds lies: `cxlbed` in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxlbed"
+
+
 def cache_root() -> Path:
-    """Where images are kept: `cxlbed/images` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxlbed" / "images"
+    """Where images are kept."""
+    return user_cache() / "images"
 
 
 def ensure(progress: Progress | None = None, recipe: Recipe = STOCK, root: Path | None = None) -> GuestImage:

@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from emulation.cli import bedfile, beds, latency, machine, numa, run, serve
-from emulation.errors import CxlbedError
+from emulation.errors import CxlbedError, MachineError
 from guest.errors import GuestError
 from qemu_configs.errors import ConfigError
 from sac_runtime.errors import SacError
@@ -39,6 +39,9 @@ def main() -> None:
     except (CxlbedError, GuestError, ConfigError, SacError, LabelMixError) as error:
         print(f"cxlbed: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(getattr(error, "exit_status", 2))
+    except OSError as error:  # a full disk, a folder that is not ours: the machine's doing, named by its path
+        print(f"cxlbed: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)  # noqa: T201
+        sys.exit(MachineError.exit_status)
     except KeyboardInterrupt:
         sys.exit(130)
 

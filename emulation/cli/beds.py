@@ -4,13 +4,13 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
-from emulation.errors import InputError
+from emulation.errors import InputError, MachineError
 
 BedName = Annotated[str, typer.Argument(help="Name of a bed that is up.")]
 FileOrName = Annotated[str, typer.Argument(metavar="FILE-or-NAME", help="A bed file, or the name of a stock topology.")]
@@ -43,7 +43,8 @@ def up(
         typer.echo(f"{running.record.name}/{host.name}: ready, SSH on 127.0.0.1:{host.ssh_port}", err=str(json) == "-")
     for note in running.notes():
         typer.echo(f"{running.record.name}: {note}", err=True)
-    write_json(json, next(entry for entry in bed.status() if entry["name"] == running.record.name))
+    if json is not None:
+        write_json(json, bed.describe(running.folder, running.record))
 
 
 def status(json: JsonOption = None) -> None:
@@ -79,22 +80,24 @@ def execute(
     host: HostOption = None,
 ) -> None:
     """Run a command in a host; ends with the command's status."""
-    os.execvp("ssh", [*_ssh_command(name, host), "--", shlex.join(command)])
+    _become([*_ssh_command(name, host), "--", shlex.join(command)])
 
 
 def ssh(name: BedName, host: HostOption = None) -> None:
     """Open a shell in a host."""
-    os.execvp("ssh", _ssh_command(name, host))
+    _become(_ssh_command(name, host))
 
 
 def console(name: BedName, host: HostOption = None, follow: Annotated[bool, typer.Option("--follow")] = False) -> None:
     """Show what a host printed on its serial console."""
     from emulation.machines import bed
 
-    running = bed.find(name)
+    running = bed.find(name, must_be_ready=False)
     path = running.folder.console(running.host(host or running.record.hosts[0].name).name)
+    if not path.exists():
+        raise InputError(f"bed '{name}': its console has printed nothing yet; try again in a second")
     if follow:
-        os.execvp("tail", ["tail", "-n", "+1", "-f", str(path)])
+        _become(["tail", "-n", "+1", "-f", str(path)])
     sys.stdout.write(path.read_text(errors="replace"))
 
 
@@ -119,5 +122,21 @@ def _ssh_command(name: str, host: str | None) -> list[str]:
 
     running = bed.find(name)
     chosen = running.host(host or running.record.hosts[0].name)
-    known = ["-o", f"UserKnownHostsFile={running.folder.known_hosts}", "-o", "StrictHostKeyChecking=yes"]
-    return ["ssh", "-q", "-i", str(running.folder.key), "-p", str(chosen.ssh_port), *known, "root@127.0.0.1"]
+    # Nothing of the user's own configuration, keys or agent has a say in how a bed's hosts are reached.
+    options = [
+        "StrictHostKeyChecking=yes",
+        f"UserKnownHostsFile={running.folder.known_hosts}",
+        "IdentitiesOnly=yes",
+        "BatchMode=yes",
+        "LogLevel=ERROR",
+    ]
+    words = ["ssh", "-F", "none", "-i", str(running.folder.key), "-p", str(chosen.ssh_port)]
+    return [*words, *(word for option in options for word in ("-o", option)), "root@127.0.0.1"]
+
+
+def _become(command: list[str]) -> NoReturn:
+    """Go on as `command`. Raises MachineError where it is not installed."""
+    try:
+        os.execvp(command[0], command)
+    except FileNotFoundError as error:
+        raise MachineError(f"{command[0]}: not found in PATH; install it (ssh: openssh-client)") from error

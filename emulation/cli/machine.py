@@ -59,9 +59,13 @@ def image_list(json: JsonOption = None) -> None:
 
 
 @image_app.command("prune")
-def image_prune(everything: Annotated[bool, typer.Option("--all", help="The current one too.")] = False) -> None:
-    """Remove images that no recipe here makes any more, and what killed builds left."""
+def image_prune(
+    everything: Annotated[bool, typer.Option("--all", help="The current one too, unless a bed runs from it.")] = False,
+) -> None:
+    """Remove images that no recipe here makes any more and no bed runs from, and what killed builds left."""
+    from emulation.machines import state
     from guest import image
 
-    removed = image.prune(keep=frozenset() if everything else frozenset({image.STOCK.hash}))
-    typer.echo(f"removed {len(removed)}: {', '.join(name for name in removed)}" if removed else "nothing to remove")
+    in_use = {record.image_hash for folder in state.all_folders() if (record := folder.read())}
+    removed = image.prune(keep=frozenset(in_use if everything else in_use | {image.STOCK.hash}))
+    typer.echo(f"removed {len(removed)}: {', '.join(removed)}" if removed else "nothing to remove")

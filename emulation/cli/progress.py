@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.markup import escape
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def progress() -> Iterator[Callable[[str], None]]:
     with console.status("starting") as line:
 
         def show(text: str) -> None:
-            console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim] {text}", highlight=False)
-            line.update(text)
+            console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim] {escape(text)}", highlight=False)
+            line.update(escape(text))
 
         yield show

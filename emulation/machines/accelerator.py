@@ -9,7 +9,7 @@ from pathlib import Path
 
 from emulation.errors import MachineError
 from emulation.machines.state import Accelerator
-from guest.image import GuestImage
+from guest.image import GuestImage, user_cache
 
 KVM_DEVICE = Path("/dev/kvm")
 TRIAL_DEADLINE_S = 6.0  # hardware does it in less than one
@@ -46,10 +46,12 @@ def _kvm_failure(image: GuestImage, emulator: str) -> str | None:
         )
     version = subprocess.run([emulator, "--version"], capture_output=True, text=True, check=True).stdout
     key = hashlib.sha256(f"{BOOT_ID.read_text()} {version} {image.hash}".encode()).hexdigest()[:16]
-    kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cxlbed" / "kvm" / f"{key}.json"
+    kept = user_cache() / "kvm" / f"{key}.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps(_try_kvm(image, emulator)))
+        fresh = kept.with_name(f".{kept.name}.{os.getpid()}")  # several beds may try at once
+        fresh.write_text(json.dumps(_try_kvm(image, emulator)))
+        fresh.replace(kept)
     outcome: str | None = json.loads(kept.read_text())
     return outcome
 

@@ -47,6 +47,10 @@ class Options:
     memory_folder: Path = Path("/dev/shm")
     ready_deadline_s: float = 120.0
 
+    def __post_init__(self) -> None:
+        if self.accelerator not in ("auto", "kvm", "tcg"):
+            raise InputError(f"accelerator '{self.accelerator}': must be auto, kvm or tcg")
+
 
 class LaunchError(MachineError):
     """A host did not start; carries the XML's path, libvirt's words and the tail of QEMU's log."""
@@ -130,15 +134,14 @@ def booted(bed_topology: Topology, name: str, options: Options, progress: Progre
         down(name, progress)
 
 
-def find(name: str) -> Bed:
-    """The bed `name` that is up. Raises InputError where there is none."""
+def find(name: str, must_be_ready: bool = True) -> Bed:
+    """The bed `name` that is up, or also one that is on its way. Raises InputError where there is none."""
     folder = state.folder(name)
     record = folder.read()
-    if record is None or record.ready_s is None:
-        names = [known.path.name for known in state.all_folders()]
-        raise InputError(
-            f"bed '{name}': is not up ({'up are ' + ', '.join(names) if names else 'no bed is'}); try: cxlbed up {name}"
-        )
+    if record is None or (must_be_ready and record.ready_s is None):
+        names = ", ".join(known.path.name for known in state.all_folders())
+        fate = "is not ready yet, or its up was cut off" if record else f"is not up (known beds: {names or 'none'})"
+        raise InputError(f"bed '{name}': {fate}; try: cxlbed up {name}")
     return Bed(folder, record, Topology.model_validate_json(record.topology_json))
 
 
@@ -155,16 +158,26 @@ def down(name: str, progress: Progress) -> bool:
 
 
 def down_all(progress: Progress) -> list[str]:
-    """End every bed of this user; returns their names."""
-    return [folder.path.name for folder in state.all_folders() if down(folder.path.name, progress)]
+    """End every bed of this user; returns their names. One that cannot be ended is named when all others have been."""
+    ended, failures = [], []
+    for folder in state.all_folders():
+        try:
+            if down(folder.path.name, progress):
+                ended.append(folder.path.name)
+        except MachineError as error:
+            failures.append(str(error))
+    if failures:
+        raise MachineError("\n".join([f"ended {', '.join(ended) or 'no bed'}, but:", *failures]))
+    return ended
 
 
 def status() -> list[dict[str, Any]]:
     """What every bed of this user is: name, topology, accelerator, hosts with their state and how to reach them."""
-    return [_status(folder, record) for folder in state.all_folders() if (record := folder.read())]
+    return [describe(folder, record) for folder in state.all_folders() if (record := folder.read())]
 
 
-def _status(folder: BedFolder, record: BedRecord) -> dict[str, Any]:
+def describe(folder: BedFolder, record: BedRecord) -> dict[str, Any]:
+    """What one bed is, for `status` and --json."""
     try:
         states = folder.hypervisor(record.uri).states([host.domain for host in record.hosts])
         lost = "gone"
@@ -220,7 +233,6 @@ def _record(
         image_hash=guest_image.hash,
         memory_folder=str(options.memory_folder / f"cxlbed-{name}-{secrets.token_hex(4)}"),
         hosts=hosts,
-        owner_pid=os.getpid(),
     )
 
 

@@ -19,13 +19,11 @@ from guest.errors import GuestError
 from qemu_configs import bedfile
 
 MIB = 1 << 20
-GIB = 1 << 30
-OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity (see platform notes in docs)
+OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity
 DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
 LONGEST_SOCKET_PATH = 107  # sun_path, less its end
 LONGEST_SOCKET_BELOW = len("/v/lib/qemu/domain-1-cxlbed-12345678901/monitor.sock")
 MAIN_TOPOLOGY = "shared-pool"
-IMAGE_BYTES = 3 * GIB  # a build's peak
 
 
 class Verdict(StrEnum):
@@ -135,13 +133,14 @@ def _guest_image() -> Finding:
         return Finding("guest image", Verdict.OK, f"cached ({cached.hash[:12]})")
     if shutil.which("mmdebstrap") is None:
         return Finding("guest image", Verdict.FAIL, "not cached, and mmdebstrap is missing", "run scripts/setup")
-    free = shutil.disk_usage(Path.home()).free
-    if free < IMAGE_BYTES:
+    cache = next(folder for folder in (image.cache_root(), *image.cache_root().parents) if folder.exists())
+    free = shutil.disk_usage(cache).free
+    if free < image.NEEDED_BYTES:
         return Finding(
             "guest image",
             Verdict.FAIL,
-            f"not cached, and {free // MIB} MiB free in {Path.home()}",
-            "free 3 GiB, or set XDG_CACHE_HOME",
+            f"not cached, and {free // MIB} MiB free in {cache}",
+            f"free {image.NEEDED_BYTES // MIB} MiB, or set XDG_CACHE_HOME",
         )
     return Finding(
         "guest image", Verdict.NOTE, "not cached", "the next command builds it (about a minute): cxlbed image build"
@@ -200,8 +199,10 @@ def _memory() -> Finding:
 
 
 def _ssh() -> Finding:
-    if shutil.which("ssh-keygen") is None:
-        return Finding("SSH", Verdict.FAIL, "ssh-keygen is not in PATH", "install openssh-client")
+    if shutil.which("ssh") is None:
+        return Finding(
+            "SSH", Verdict.NOTE, "no ssh in PATH, which `cxlbed exec` and `ssh` are", "install openssh-client"
+        )
     return Finding("SSH", Verdict.OK, "keys are made for each bed; guests listen on loopback only")
 
 

@@ -1,6 +1,5 @@
 """A bed's hypervisor: the caller's side of `emulation.machines.domain`. Knows URI and root folder, not what is in a domain."""
 
-import getpass
 import json
 import os
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emulation.errors import MachineError
+from guest.image import user_cache
 
 EMBEDDED = "embedded"
 # Without a daemon there is nobody to log, label, confine or chown for us; all of it must be off (libvirt: qemu.conf).
@@ -50,8 +50,9 @@ class Hypervisor:
             return
         conf = self.root / "etc" / "qemu.conf"
         conf.parent.mkdir(parents=True, exist_ok=True)
-        user = getpass.getuser() if os.getuid() == 0 else None
-        conf.write_text(EMBEDDED_CONF + (f'user = "{user}"\ngroup = "{user}"\n' if user else ""))
+        # Run by root, it would give QEMU to a user of its own, who may not read our files.
+        stay_root = 'user = "+0"\ngroup = "+0"\n' if os.getuid() == 0 else ""
+        conf.write_text(EMBEDDED_CONF + stay_root)
         self._share_capabilities()
 
     def start(self, xml_paths: list[Path]) -> list[str]:
@@ -76,7 +77,7 @@ class Hypervisor:
 
     def _share_capabilities(self) -> None:
         """Asking QEMU what it can do takes libvirt seconds; its cache of the answers serves every bed of this user."""
-        shared = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "cxlbed" / "libvirt"
+        shared = user_cache() / "libvirt"
         shared.mkdir(parents=True, exist_ok=True)
         cache = self.root / "cache"
         if not cache.is_symlink():

@@ -14,10 +14,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 from emulation.errors import InputError, MachineError
 from emulation.machines.hypervisor import Hypervisor
+from guest.image import user_cache
 from guest.keys import make_key
 
 Accelerator = Literal["kvm", "tcg"]
@@ -49,7 +50,6 @@ class BedRecord:
     image_hash: str
     memory_folder: str
     hosts: tuple[HostRecord, ...]
-    owner_pid: int
     ready_s: float | None = None
 
 
@@ -106,17 +106,18 @@ class BedFolder:
         fresh.replace(self.path / RECORD)
 
     def read(self) -> BedRecord | None:
-        """The record, or None where no bed of this name is known."""
+        """The record, or None where no bed of this name is known. Raises MachineError for one that cannot be understood."""
         try:
-            fields: dict[str, Any] = json.loads((self.path / RECORD).read_text())
+            text = (self.path / RECORD).read_text()
         except FileNotFoundError:
             return None
         try:
+            fields: dict[str, Any] = json.loads(text)
             hosts = tuple(HostRecord(**host) for host in fields.pop("hosts"))
             return BedRecord(hosts=hosts, **fields)
-        except (KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MachineError(
-                f"bed '{self.path.name}': {self.path / RECORD} is of another version of cxlbed ({error});"
+                f"bed '{self.path.name}': {self.path / RECORD} is damaged or of another version of cxlbed ({error});"
                 " end the bed with that version, or end its QEMU and remove the folder"
             ) from error
 
@@ -125,28 +126,34 @@ class BedFolder:
 
     @contextlib.contextmanager
     def lock(self, deadline_s: float) -> Iterator[None]:
-        """Hold the bed against other commands; a command that has it is waited for until the deadline."""
+        """Hold the bed against other commands; a command that has it is waited for until the deadline. The lock's file goes
+        with the bed."""
         lock_path = self.path.with_name(f".{self.path.name}.lock")
         give_up = time.monotonic() + deadline_s
-        with lock_path.open("w") as lock_file:
-            while True:
-                try:
-                    fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > give_up:
-                        raise MachineError(
-                            f"bed '{self.path.name}': another cxlbed has been at work on it for {deadline_s:.0f} s;"
-                            " wait for it or end it"
-                        ) from None
-                    time.sleep(0.1)
-            yield
+        while (lock_file := _locked(lock_path)) is None:
+            if time.monotonic() > give_up:
+                raise MachineError(
+                    f"bed '{self.path.name}': another cxlbed has been at work on it for {deadline_s:.0f} s;"
+                    " wait for it or end it"
+                )
+            time.sleep(0.1)
+        with lock_file:
+            try:
+                yield
+            finally:
+                if not (self.path / RECORD).exists():
+                    lock_path.unlink(missing_ok=True)
 
 
 def state_root() -> Path:
     """The folder of all beds of this user; ours alone, or refused."""
-    root = Path(os.environ.get("CXLBED_STATE_DIR", f"/tmp/cxlbed-{os.getuid()}"))
-    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root = Path(os.environ.get("CXLBED_STATE_DIR") or f"/tmp/cxlbed-{os.getuid()}").absolute()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"state folder {root}: cannot be made ({error.strerror}); set CXLBED_STATE_DIR to a folder of yours"
+        ) from error
     if root.stat().st_uid != os.getuid():
         raise MachineError(
             f"state folder {root}: belongs to user {root.stat().st_uid}; set CXLBED_STATE_DIR to a folder of yours"
@@ -168,11 +175,19 @@ def all_folders() -> list[BedFolder]:
 
 def kept_folder(name: str) -> Path:
     """A new folder for what a failed bed leaves to be read: its XML and logs."""
-    folder = (
-        Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        / "cxlbed"
-        / "failed"
-        / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    )
+    folder = user_cache() / "failed" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file at `path`, open and locked; None if another has it, or had it and removed it while we opened it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None
