@@ -212,15 +212,23 @@ def _feed(channel: paramiko.Channel, stdin: Iterable[bytes], failures: list[Base
     """Send beside the reading, so that neither side waits for the other with its window full."""
     try:
         for piece in stdin:
-            for start in range(0, len(piece), CHUNK_BYTES):  # sendall copies what is left again for each packet
-                channel.sendall(piece[start : start + CHUNK_BYTES])
-    except OSError:
-        pass  # the command ended without reading all: its status tells more
+            if not _sent(channel, piece):
+                break  # the command ended without reading all: its status tells more
     except BaseException as error:  # noqa: BLE001 - raised by whoever makes the pieces, and again in `run`
         failures.append(error)
     finally:
         with suppress(OSError):
             channel.shutdown_write()
+
+
+def _sent(channel: paramiko.Channel, piece: bytes) -> bool:
+    """Send `piece`; False if the other side is gone."""
+    try:
+        for start in range(0, len(piece), CHUNK_BYTES):  # sendall copies what is left again for each packet
+            channel.sendall(piece[start : start + CHUNK_BYTES])
+    except OSError:
+        return False
+    return True
 
 
 def _collect(

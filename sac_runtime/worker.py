@@ -8,7 +8,7 @@ bytes of fixed shape; whether they are right is for the caller to say, who kept 
 on an emulated device takes a time that means nothing.
 
     request of populate   (T,) int64 tokens, then for each layer (T, row_bytes) uint8
-    request of corrupt    three int64: layer, token, byte
+    request of corrupt    three int64: layer, token, byte; then (T,) int64 tokens
     request of fetch      (T,) int64 tokens, then for each step and layer: (T + step + 1,) fp32 scores, (H, D + R) fp32 queries,
                           (row_bytes,) uint8, the new token's row
     reply of each         int64 size_bytes, then as many bytes: of fetch an npz archive, see `Reply`; of the others none

@@ -53,6 +53,7 @@ def run(
 
     shape = JobShape(context, layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
     spoiled = _flip(flip)
+    job.require_usable(shape, spoiled)  # before anything boots
     with progress() as show:
         if bed_name is not None:
             bed = beds.find(bed_name)

@@ -5,7 +5,7 @@ Knows numbers, not beds.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,10 +29,10 @@ class JobShape:
 
     context_tokens: int = 16384
     num_layers: int = 4
-    num_heads: int = 16
+    num_heads: int = 8
     top_k: int = 2048
     rows: str = "fp8"
-    num_steps: int = 4
+    num_steps: int = 3
     hot_buffer: int = 6144  # SAC's main runs
     seed: int = 0
     trace: Path | None = None
@@ -46,6 +46,10 @@ class JobShape:
         if self.top_k >= self.context_tokens:
             raise InputError(
                 f"run: top_k={self.top_k} must be below context_tokens={self.context_tokens}, or nothing is sparse"
+            )
+        if self.hot_buffer < self.top_k:
+            raise InputError(
+                f"run: hot_buffer={self.hot_buffer} must be at least top_k={self.top_k}: a step needs all of it"
             )
 
     @property
@@ -63,7 +67,9 @@ class Context:
     @cached_property
     def topk(self) -> list[TraceStep]:
         """The choice of every step and layer: replayed from the trace, or generated (`sac_runtime.synthetic`)."""
-        steps = _recorded(self.shape) if self.shape.trace else _generated(self.shape, self.shape.seed + self.number)
+        steps: Iterable[TraceStep] = (
+            require_trace(self.shape) if self.shape.trace else _generated(self.shape, self.shape.seed + self.number)
+        )
         return [step for step, _ in zip(steps, range(self.shape.num_steps), strict=False)]
 
     @cached_property
@@ -120,9 +126,13 @@ def _generated(shape: JobShape, seed: int) -> Iterator[TraceStep]:
     return synthetic.generate(spec, shape.num_steps)
 
 
-def _recorded(shape: JobShape) -> Iterator[TraceStep]:
+def require_trace(shape: JobShape) -> TraceReader:
+    """The trace of `shape`. Raises InputError where it is not there or records another shape, TraceError where it is damaged."""
     assert shape.trace is not None
-    reader = TraceReader(shape.trace)
+    try:
+        reader = TraceReader(shape.trace)
+    except OSError as error:
+        raise InputError(f"trace {shape.trace}: cannot be read ({error.strerror})") from error
     header = reader.header
     if (
         header.context_tokens[0] != shape.context_tokens
@@ -133,4 +143,7 @@ def _recorded(shape: JobShape) -> Iterator[TraceStep]:
             f"trace {shape.trace}: holds {header.context_tokens[0]} tokens, top-k {header.top_k}, {header.num_layers} layers;"
             f" asked for are {shape.context_tokens}, {shape.top_k}, {shape.num_layers}"
         )
-    return iter(reader)
+    num_steps = sum(1 for _ in zip(range(shape.num_steps), reader, strict=False))
+    if num_steps < shape.num_steps:
+        raise InputError(f"trace {shape.trace}: holds {num_steps} steps; asked for are {shape.num_steps}")
+    return reader

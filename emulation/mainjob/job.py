@@ -11,7 +11,7 @@ from typing import Any
 
 from emulation.errors import InputError, MachineError
 from emulation.machines.bed import Bed, Progress, side_by_side
-from emulation.mainjob.context import Context, JobShape
+from emulation.mainjob.context import Context, JobShape, require_trace
 from emulation.mainjob.share import Flip, Place, Share, Verdict, judge
 from sac_runtime.worker import split_replies
 
@@ -42,15 +42,25 @@ def places(bed: Bed) -> list[Place]:
 def run(bed: Bed, shape: JobShape, flip: Flip | None, progress: Progress) -> list[Verdict]:
     """Write one context into each place of the bed, fetch from it, compare. flip: spoil the first context in between.
     Raises InputError, GuestError, MachineError; a mismatch is no error but in the verdicts."""
-    if flip and not (0 <= flip.layer < shape.num_layers and 0 <= flip.byte < shape.layout.row_bytes):
-        raise InputError(
-            f"run: flip {flip.layer}:{flip.token}:{flip.byte} lies outside {shape.num_layers} layers"
-            f" of rows of {shape.layout.row_bytes} bytes"
-        )
+    require_usable(shape, flip)
     shares = [Share(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed))]
     replies = _exchange(bed, shares, progress)
     progress("comparing with the truth")
     return [judge(share, reply) for share, reply in zip(shares, replies, strict=True)]
+
+
+def require_usable(shape: JobShape, flip: Flip | None) -> None:
+    """Raise InputError for what could not be done on any bed: a trace of another shape, a flip outside the context."""
+    if shape.trace is not None:
+        require_trace(shape)
+    if flip is None:
+        return
+    limits = (shape.num_layers, shape.context_tokens, shape.layout.row_bytes)
+    if any(not 0 <= at < limit for at, limit in zip((flip.layer, flip.token or 0, flip.byte), limits, strict=True)):
+        raise InputError(
+            f"run: flip={flip.layer}:{flip.token}:{flip.byte} lies outside {shape.num_layers} layers"
+            f" of {shape.context_tokens} rows of {shape.layout.row_bytes} bytes"
+        )
 
 
 def _exchange(bed: Bed, shares: list[Share], progress: Progress) -> list[bytes]:
@@ -60,6 +70,9 @@ def _exchange(bed: Bed, shares: list[Share], progress: Progress) -> list[bytes]:
     to_read = [task for share in shares for task in share.reading()]
     if any(share.place.is_private for share in shares):
         tasks = [task for share in shares for task in (*share.writing(), *share.reading())]
+        for share in shares:
+            for _ in share.writing():
+                share.written.release()  # one worker does one task after another: nobody has to wait
         request = chain.from_iterable(chain(share.to_write(progress), share.questions(progress)) for share in shares)
         return [reply for reply in _work(bed, writer, tasks, request) if reply]
     doorbell = _Doorbell([share.written for share in shares for _ in share.writing()])

@@ -95,8 +95,11 @@ class Verdict:
 
     def record(self) -> dict[str, Any]:
         """For --json."""
-        arrays = {"misses": self.misses.tolist(), "miss_tokens": None, "place": asdict(self.place)}
-        return {name: value for name, value in {**vars(self), **arrays}.items() if value is not None}
+        plain = {"misses": self.misses.tolist(), "place": asdict(self.place)}
+        plain["attention_error"] = (
+            self.attention_error if np.isfinite(self.attention_error) else None
+        )  # JSON has no inf
+        return {name: value for name, value in {**vars(self), **plain}.items() if name != "miss_tokens"}
 
 
 class Share:
@@ -143,9 +146,8 @@ class Share:
     def questions(self, progress: Callable[[str], None]) -> Iterator[bytes]:
         """The request of `reading`, once the context is written; empty if it never will be."""
         context, shape = self.context, self.context.shape
-        if not self.place.is_private:
-            for _ in self.writing():
-                self.written.acquire()
+        for _ in self.writing():
+            self.written.acquire()
         if len(self._new_rows) < shape.num_layers:
             return
         progress(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from emulation.errors import InputError
+from emulation.mainjob import job
 from emulation.mainjob.context import Context, JobShape
 from emulation.mainjob.share import Flip, Place, Share, judge
 from sac_runtime.synthetic import SyntheticSpec, generate
@@ -59,6 +60,39 @@ def test_a_recorded_trace_is_replayed_instead_of_generated_choices(tmp_path):
     assert np.array_equal(share.context.topk[2].tokens(1), list(generate(spec, 3))[2].tokens(1))
     with pytest.raises(InputError, match="holds 2000 tokens, top-k 128, 3 layers; asked for are 2000, 64, 3"):
         Context(replace(SHAPE, trace=tmp_path / "trace", top_k=64), 0).topk  # noqa: B018
+
+
+def test_a_trace_that_does_not_fit_is_refused_before_anything_boots(tmp_path):
+    spec = SyntheticSpec.published(SHAPE.context_tokens, SHAPE.top_k, SHAPE.num_layers, seed=99)
+    write_trace(tmp_path / "trace", spec.header(), generate(spec, 2))
+    with pytest.raises(InputError, match="holds 2 steps; asked for are 3"):
+        job.require_usable(replace(SHAPE, trace=tmp_path / "trace"), None)
+    with pytest.raises(InputError, match="none: cannot be read"):
+        job.require_usable(replace(SHAPE, trace=tmp_path / "none"), None)
+
+
+@pytest.mark.parametrize("flip", [Flip(3), Flip(-1), Flip(0, 2000), Flip(0, -1), Flip(0, 0, 656)])
+def test_a_flip_outside_the_context_is_refused(flip):
+    job.require_usable(SHAPE, Flip(2, 1999, 655))
+    with pytest.raises(InputError, match="lies outside 3 layers of 2000 rows of 656 bytes"):
+        job.require_usable(SHAPE, flip)
+
+
+def test_a_hot_buffer_below_top_k_is_refused():
+    with pytest.raises(InputError, match="hot_buffer=100 must be at least top_k=128"):
+        replace(SHAPE, hot_buffer=100)
+
+
+def test_private_and_shared_memory_in_one_job_do_not_wait_for_each_other(tmp_path, monkeypatch):
+    def here(_bed, _host, tasks, request):
+        return split_replies(work(tasks, request).stdout)
+
+    monkeypatch.setattr(job, "_work", here)
+    stores = ("numa:0", f"shared:{tmp_path / 'pool'}")
+    small = replace(SHAPE, num_layers=1)
+    shares = [Share(Context(small, n), Place(s, "a", s, "a", s), None) for n, s in enumerate(stores)]
+    replies = job._exchange(None, shares, str)
+    assert [judge(share, reply).mismatches for share, reply in zip(shares, replies, strict=True)] == [[], []]
 
 
 def test_scores_choose_exactly_the_top_k_and_are_in_no_order():
