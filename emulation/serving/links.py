@@ -108,17 +108,17 @@ class Fabric:
         if self.fetch_path is None or not entries:
             return 0.0
         path = self.fetch_path
-        transfer = Transfer(1, 1)
-        reader_ns = path.reader_ns(transfer, load) * entries * self.spec.model.row_bytes
-        served_ns = max(reader_ns, entries * path.profile.op_ns, squeezed_ns)
-        return max(path.profile.floor_ns, path.late_ns(transfer, load) + path.profile.request_ns + served_ns)
+        byte_ns, late_ns = path.loaded_ns(Transfer(1, 1), load)
+        served_ns = max(byte_ns * entries * self.spec.model.row_bytes, entries * path.profile.op_ns, squeezed_ns)
+        return max(path.profile.floor_ns, late_ns + path.profile.request_ns + served_ns)
 
     def page_ns(self) -> float:
         """Time of one page of indexer keys on the way to a GPU, beside what the engine takes to start its copy."""
         if self.fetch_path is None:
             return 0.0
         page = Transfer(1, self.spec.model.index_token_bytes * INDEX_PAGE_TOKENS)
-        return self.fetch_path.profile.latency_ns() + self.fetch_path.reader_ns(page, load=0.0)
+        reader_ns, _ = self.fetch_path.loaded_ns(page)
+        return self.fetch_path.profile.latency_ns() + reader_ns
 
     @property
     def _num_sockets(self) -> int:

@@ -155,12 +155,13 @@ class TimedStore:
         load = self._others.update(
             begin_ns, links.busy_ns(self._lines, begin_ns), [num_parts * own_ns for own_ns in part]
         )
-        part[0] = ceil(self.path.reader_ns(transfer, load) / num_parts)
+        reader_ns, late_ns = self.path.loaded_ns(transfer, load)
+        part[0] = ceil(reader_ns / num_parts)
         served_ns = begin_ns
         for _ in range(num_parts):
             self.clock.wait_until(served_ns)
             served_ns = links.book(self._lines, served_ns, part)
-        return max(self.path.profile.floor_ns, served_ns - begin_ns + self.path.late_ns(transfer, load))
+        return max(self.path.profile.floor_ns, served_ns - begin_ns + late_ns)
 
 
 def _line_bytes(offset: int, size_bytes: int) -> int:

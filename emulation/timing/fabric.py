@@ -34,13 +34,17 @@ class OthersLoad:
             return max(self._loads)
         part = (1 - exp(-elapsed_ns / LOAD_MEMORY_NS)) / elapsed_ns
         keep = 1 - part * elapsed_ns
-        spans = zip(self._loads, busy_ns, self._busy_ns, self._own_ns, strict=True)
-        self._loads = [
-            keep * load + part * min(others_ns, elapsed_ns) if (others_ns := now - before - own) > 0 else keep * load
-            for load, now, before, own in spans
-        ]
+        loads, before_ns, before_own_ns, highest = self._loads, self._busy_ns, self._own_ns, 0.0
+        for i, load in enumerate(loads):
+            others_ns = busy_ns[i] - before_ns[i] - before_own_ns[i]
+            load *= keep
+            if others_ns > 0:
+                load += part * (others_ns if others_ns < elapsed_ns else elapsed_ns)
+            loads[i] = load
+            if load > highest:
+                highest = load
         self._at_ns, self._busy_ns, self._own_ns = at_ns, busy_ns, own_ns
-        return max(self._loads)
+        return highest
 
 
 class _Pending:
@@ -120,14 +124,16 @@ class Fabric:
         for link in links:
             if link.next_end_ns <= at_ns:
                 link.end_until(at_ns, ended)
-        self._collect(ended)
+        if ended:
+            self._collect(ended)
         pending = _Pending(len(links), token)
-        reader_ns, *shared_ns = path.works_ns(transfer)
-        busy_ns = [link.submit(at_ns, work_ns, pending) for link, work_ns in zip(links[1:], shared_ns, strict=True)]
+        reader, *shared = links
+        shared_ns = path.works_ns(transfer)[1:]
+        busy_ns = [link.submit(at_ns, work_ns, pending) for link, work_ns in zip(shared, shared_ns, strict=True)]
         load = others.update(at_ns, busy_ns, shared_ns) if others is not None else 0.0
-        links[0].submit(at_ns, path.reader_ns(transfer, load) if load else reader_ns, pending)
+        reader_ns, pending.late_ns = path.loaded_ns(transfer, load)
+        reader.submit(at_ns, reader_ns, pending)
         pending.earliest_ns = at_ns + path.profile.floor_ns
-        pending.late_ns = path.late_ns(transfer, load)
         self.num_link_events += len(links)
         return links, pending
 

@@ -64,12 +64,13 @@ class Path:
     def links(self) -> tuple[str, ...]:
         return tuple(leg.link for leg in (self.reader, *self.adapters, *self.stripes))
 
-    def reader_ns(self, transfer: Transfer, load: float) -> float:
-        """Work at the reader while others load the path to `load` (0..1)."""
+    def loaded_ns(self, transfer: Transfer, load: float = 0.0) -> tuple[float, int]:
+        """What a transfer takes that others' load (0..1) on the path changes: (its work at the reader, which the latency and
+        the reader's window bound; what comes after the links: set-up and one latency)."""
         latency_ns = self.profile.latency_ns(transfer.write, load)
-        return transfer.num_bytes * max(
-            self.reader.ns_per_byte(transfer.write), latency_ns / self.profile.outstanding_bytes
-        )
+        window_ns_per_byte = latency_ns / self.profile.outstanding_bytes
+        reader_ns = transfer.num_bytes * max(self.reader.ns_per_byte(transfer.write), window_ns_per_byte)
+        return reader_ns, self.profile.setup_ns + ceil(latency_ns)
 
     def works_ns(self, transfer: Transfer) -> list[float]:
         """Work at each of `links`, in their order, with nobody else on the path."""
@@ -81,10 +82,6 @@ class Path:
                 works[i] = profile.request_ns + max(works[i], pieces_ns * leg.share)
         return works
 
-    def late_ns(self, transfer: Transfer, load: float = 0.0) -> int:
-        """What a transfer takes beside its links: set-up and one latency."""
-        return self.profile.setup_ns + ceil(self.profile.latency_ns(transfer.write, load))
-
     @cached_property
     def _read_ns_per_byte(self) -> list[float]:
         return self._ns_per_byte(write=False)
@@ -95,11 +92,12 @@ class Path:
 
     def _ns_per_byte(self, write: bool) -> list[float]:
         legs = (*self.adapters, *self.stripes)
-        return [self.reader_ns(Transfer(1, 1, write), 0.0), *[leg.ns_per_byte(write) for leg in legs]]
+        return [self.loaded_ns(Transfer(1, 1, write))[0], *[leg.ns_per_byte(write) for leg in legs]]
 
     def idle_ns(self, transfer: Transfer) -> int:
         """Time of the transfer with nobody else on the path: the closed form."""
-        return max(self.profile.floor_ns, ceil(max(self.works_ns(transfer))) + self.late_ns(transfer))
+        _, late_ns = self.loaded_ns(transfer)
+        return max(self.profile.floor_ns, ceil(max(self.works_ns(transfer))) + late_ns)
 
 
 def make_path(profile: Profile, reader: str, routes: Sequence[Route]) -> Path:

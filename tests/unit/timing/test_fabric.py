@@ -99,7 +99,7 @@ def test_a_victim_behind_a_loaded_switch_loses_what_was_published():
     # arXiv 2608.13712: 230 to 1624 ns, and the victim loses 82.6% of its bandwidth. The curve holds the first; a reader's
     # fixed window then gives the second, which nothing was fitted to.
     path = default_path(load_profile("cxl-switched-220"))
-    lost = 1 - path.reader_ns(ROWS, load=0.0) / path.reader_ns(ROWS, load=1.0)
+    lost = 1 - path.loaded_ns(ROWS, load=0.0)[0] / path.loaded_ns(ROWS, load=1.0)[0]
     assert lost == pytest.approx(0.826, abs=0.05)
 
 
