@@ -1,17 +1,20 @@
 """A bed's life as its users see it: up, status, exec, console, down, and every way in which it can be cut short."""
 
 import json
+import os
 import shutil
 import signal
 import socket
 import subprocess
 import time
+import uuid
 from pathlib import Path
 
 import pytest
 
 from emulation.machines import bed as beds
 from emulation.machines import state
+from emulation.machines.hypervisor import EMBEDDED, Hypervisor
 from qemu_configs import bedfile
 from tests.vm.command import command, emulators_of, environment
 
@@ -23,6 +26,9 @@ def started(arguments, state_folder, **changes):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # ignored where the tests run in the background
     )
 
 
@@ -131,6 +137,25 @@ def test_a_guest_that_never_answers_meets_its_deadline_and_shows_its_console(cxl
     assert "its console" in ended.stderr
     assert "Traceback" not in ended.stderr
     assert emulators_of(state_folder) == []
+
+
+IDLE_DOMAIN = """<domain type='qemu'><name>idle</name><uuid>{uuid}</uuid><memory unit='MiB'>64</memory>
+<os><type arch='x86_64' machine='q35'>hvm</type></os><devices><emulator>{emulator}</emulator></devices></domain>"""
+
+
+def test_a_domain_whose_qemu_was_killed_is_not_said_to_run(state_folder):
+    hypervisor = Hypervisor(EMBEDDED, state_folder / "v")
+    hypervisor.prepare()
+    domain_uuid = str(uuid.uuid4())
+    xml = state_folder / "idle.xml"
+    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=beds._emulator()))
+    hypervisor.start([xml])
+    assert hypervisor.states(["idle"]) == {"idle": "running"}
+    os.kill(beds._emulator_pid(domain_uuid), signal.SIGKILL)
+    wait_until(lambda: beds._emulator_pid(domain_uuid) is None, "QEMU to end")
+    assert hypervisor.states(["idle"]) == {}
+    hypervisor.destroy(["idle"])
+    shutil.rmtree(hypervisor.root)
 
 
 def test_without_qemu_the_message_says_what_to_install(cxlbed, tmp_path):
