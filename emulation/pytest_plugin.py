@@ -51,7 +51,7 @@ def cxlbed_beds(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool]
 
         def boot(name: str) -> Bed:
             wanted = bedfile.load(name, this_machine())
-            bed_name = f"t-{wanted.name[:20]}-{secrets.token_hex(4)}"
+            bed_name = f"t-{wanted.name[:16]}-{secrets.token_hex(4)}"
             ending.callback(beds.down, bed_name, _say)
             return beds.up(wanted, bed_name, options, _say)
 

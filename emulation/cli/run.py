@@ -60,7 +60,7 @@ def run(
             verdicts = job.run(bed, shape, spoiled, show)
         else:
             wanted = bedfile.load(file, this_machine())
-            name = f"run-{wanted.name[:20]}-{os.getpid()}-{secrets.token_hex(2)}"
+            name = f"run-{wanted.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
             with beds.booted(wanted, name, beds.Options(uri, accelerator, memory_folder), show) as bed:
                 verdicts = job.run(bed, shape, spoiled, show)
     replays = relative.replay_fetches(bed, shape, verdicts)

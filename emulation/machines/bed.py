@@ -108,6 +108,8 @@ def up(bed_topology: Topology, name: str, options: Options, progress: Progress) 
         if standing := _standing(folder, bed_topology):
             return standing
         _require_here(folder, options.uri)
+        if options.uri == EMBEDDED:
+            folder.require_room_for_sockets()
         _require_room(options.memory_folder, bed_topology)
         guest_image = image.ensure(progress)
         verdict = accelerator.choose(options.accelerator, guest_image, _emulator())

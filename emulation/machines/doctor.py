@@ -21,8 +21,7 @@ from qemu_configs import bedfile
 MIB = 1 << 20
 OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity
 DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
-LONGEST_SOCKET_PATH = 107  # sun_path, less its end
-LONGEST_SOCKET_BELOW = len("/v/lib/qemu/domain-1-cxlbed-12345678901/monitor.sock")
+NAME_ROOM = 20  # characters that should be left for a bed's name
 MAIN_TOPOLOGY = "shared-pool"
 
 
@@ -116,8 +115,8 @@ def _libvirt() -> Finding:
 
 def _socket_paths() -> Finding:
     root = state.state_root()
-    room = LONGEST_SOCKET_PATH - LONGEST_SOCKET_BELOW - len(str(root))
-    if room < 20:
+    room = state.LONGEST_SOCKET_PATH - state.LONGEST_SOCKET_BELOW - len(f"{root}/")
+    if room < NAME_ROOM:
         return Finding(
             "state folder",
             Verdict.FAIL,

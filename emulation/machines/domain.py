@@ -72,7 +72,16 @@ def _states(connection: libvirt.virConnect, request: dict[str, Any]) -> dict[str
     """The state of each of `names` that exists."""
     wanted = set(request["names"])
     found = {domain.name(): domain for domain in connection.listAllDomains() if domain.name() in wanted}
-    return {name: STATE_NAMES.get(domain.state()[0], "unknown") for name, domain in found.items()}
+    return {name: STATE_NAMES.get(domain.state()[0], "unknown") for name, domain in found.items() if _answers(domain)}
+
+
+def _answers(domain: libvirt.virDomain) -> bool:
+    """Whether QEMU itself answers: right after an embedded root was opened, one that was killed still counts as running."""
+    try:
+        libvirt_qemu.qemuMonitorCommand(domain, '{"execute": "query-status"}', 0)
+    except libvirt.libvirtError:
+        return False
+    return True
 
 
 def _destroy(connection: libvirt.virConnect, request: dict[str, Any]) -> list[str]:

@@ -25,6 +25,10 @@ Accelerator = Literal["kvm", "tcg"]
 
 NAME_RULE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 RECORD = "bed.json"
+LONGEST_SOCKET_PATH = 107  # sun_path, less its end
+LONGEST_SOCKET_BELOW = len(
+    "/v/lib/qemu/domain-1-cxlbed-1234567890123/monitor.sock"
+)  # libvirt cuts a domain's name at 20
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,15 @@ class BedFolder:
     @property
     def known_hosts(self) -> Path:
         return self.path / "known_hosts"
+
+    def require_room_for_sockets(self) -> None:
+        """Raise InputError where the embedded driver's sockets would have paths too long for the kernel."""
+        excess = len(str(self.path)) + LONGEST_SOCKET_BELOW - LONGEST_SOCKET_PATH
+        if excess > 0:
+            raise InputError(
+                f"bed '{self.path.name}': its folder {self.path} is {excess} characters too long for sockets below it;"
+                " give a shorter --name, or set CXLBED_STATE_DIR to a shorter path"
+            )
 
     def make_key(self) -> None:
         """Make the bed's own SSH key, readable by its owner alone."""

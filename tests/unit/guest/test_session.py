@@ -149,12 +149,13 @@ def test_output_is_heard_while_the_command_still_waits_for_its_input(session):
     assert outcome.text == "ready\nmore"
 
 
-def test_a_failure_to_make_the_input_ends_the_command_and_is_raised(session):
+@pytest.mark.parametrize("failure", [ZeroDivisionError, FileNotFoundError])
+def test_a_failure_to_make_the_input_ends_the_command_and_is_raised(session, failure):
     def pieces():
         yield b"some"
-        raise ZeroDivisionError
+        raise failure
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(failure):
         session.run("cat", stdin=pieces())
 
 

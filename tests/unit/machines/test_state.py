@@ -118,6 +118,13 @@ def test_a_state_folder_that_cannot_be_made_is_named(monkeypatch, tmp_path):
     assert f"state folder {tmp_path / 'file'}: cannot be made" in ended.stderr
 
 
+def test_a_folder_too_long_for_sockets_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXLBED_STATE_DIR", str(tmp_path / ("x" * 90)))
+    ended = cxlbed("up", "direct")
+    assert ended.returncode == 2
+    assert "characters too long for sockets below it; give a shorter --name" in ended.stderr
+
+
 @pytest.mark.parametrize("path", ["/proc/none/x.json", "/tmp", ""])
 def test_a_json_path_that_cannot_be_written_ends_with_2(path):
     ended = cxlbed("status", "--json", path)
