@@ -144,7 +144,10 @@ def find(name: str, must_be_ready: bool = True) -> Bed:
         names = ", ".join(known.path.name for known in state.all_folders())
         fate = "is not ready yet, or its up was cut off" if record else f"is not up (known beds: {names or 'none'})"
         raise InputError(f"bed '{name}': {fate}; try: cxlbed up {name}")
-    return Bed(folder, record, Topology.model_validate_json(record.topology_json))
+    try:
+        return Bed(folder, record, Topology.model_validate_json(record.topology_json))
+    except ValueError as error:
+        raise MachineError(f"bed '{name}': comes from another version of cxlbed; end it: cxlbed down {name}") from error
 
 
 def down(name: str, progress: Progress) -> bool:

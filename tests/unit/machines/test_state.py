@@ -34,11 +34,11 @@ def record(name, **changes):
     return BedRecord(name=name, image_hash="0", memory_folder="/no/such", hosts=hosts, **{**fields, **changes})
 
 
-def left_behind(name):
+def left_behind(name, **changes):
     """The folder of a bed whose up was cut off before anything started."""
     folder = state.folder(name)
     folder.path.mkdir()
-    folder.write(record(name))
+    folder.write(record(name, **changes))
     return folder
 
 
@@ -100,6 +100,14 @@ def test_a_bed_that_is_not_ready_can_show_its_console_and_nothing_else():
     ended = cxlbed("console", "x")
     assert ended.returncode == 2
     assert "has printed nothing yet" in ended.stderr
+
+
+def test_a_bed_of_another_version_can_be_ended():
+    left_behind("x", topology_json='{"from_the_future": 1}', ready_s=1.0)
+    ended = cxlbed("exec", "x", "--", "true")
+    assert ended.returncode == 3
+    assert "comes from another version of cxlbed; end it: cxlbed down x" in ended.stderr
+    assert cxlbed("down", "x").returncode == 0
 
 
 def test_beds_that_are_not_there_end_with_2_and_leave_nothing(state_folder):
