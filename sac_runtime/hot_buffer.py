@@ -17,6 +17,8 @@ from sac_runtime import native
 from sac_runtime.errors import GeometryError
 from sac_runtime.layout import IntArray, KvLayout
 
+MOST_TOKENS = 2**31 - 1  # the token of a slot is an int32
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Plan:
@@ -89,7 +91,7 @@ class HotBuffer:
         self.capacity = capacity
         self.top_k = top_k
         self._library = native.load()
-        self._scratch = np.empty((2, capacity), np.int32), np.zeros(capacity + 3, np.uint8)
+        self._scratch = np.empty(capacity, np.int32), np.zeros(capacity + 3, np.uint8)
         self.reset()
 
     @property
@@ -113,8 +115,7 @@ class HotBuffer:
             token_of_slot=native.address(self._token_of_slot),
             order=native.address(self._order),
             capacity=self.capacity,
-            unused=native.address(self._scratch[0]),
-            hit=native.address(self._scratch[0][1]),
+            hit=native.address(self._scratch[0]),
             used=native.address(self._scratch[1]),
         )
 
@@ -151,7 +152,7 @@ class HotBuffer:
         """Check what a step asks for and make room in the token map."""
         if topk.ndim != 1 or topk.dtype != np.int64 or not topk.flags.c_contiguous:
             raise GeometryError(
-                f"hot buffer: topk is {topk.dtype} of shape {topk.shape}; it must be int64, one dimension"
+                f"hot buffer: topk is {topk.dtype} of shape {topk.shape}; it must be int64 of one dimension, contiguous"
             )
         if topk.size > self.top_k:
             raise GeometryError(f"hot buffer: topk holds {topk.size} entries, above top_k={self.top_k}")
@@ -168,6 +169,8 @@ class HotBuffer:
             self._leave_direct_path()
 
     def _set_num_tokens(self, num_tokens: int) -> None:
+        if num_tokens > MOST_TOKENS:
+            raise GeometryError(f"hot buffer: token {num_tokens - 1} is beyond {MOST_TOKENS - 1}, the last it can name")
         if num_tokens > self._slot_of_token.size:
             grown = np.full(max(num_tokens, 2 * self._slot_of_token.size, 1024), -1, np.int32)
             grown[: self._slot_of_token.size] = self._slot_of_token

@@ -53,7 +53,6 @@ class BufferState(ctypes.Structure):
         ("token_of_slot", ctypes.c_void_p),
         ("order", ctypes.c_void_p),
         ("capacity", ctypes.c_int64),
-        ("unused", ctypes.c_void_p),
         ("hit", ctypes.c_void_p),
         ("used", ctypes.c_void_p),
     )
@@ -128,7 +127,10 @@ def load() -> Any:
 
 def address(array: NDArray[Any]) -> int:
     """Address of the first byte of a C-contiguous array; valid while the array lives."""
-    return int(array.ctypes.data)
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    except (TypeError, ValueError):  # read-only, or without bytes: numpy's own way takes three times as long
+        return int(array.ctypes.data)
 
 
 @cache

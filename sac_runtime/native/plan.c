@@ -4,45 +4,45 @@
 
 #include <string.h>
 
-enum { SLOT_NEVER = -1, SLOT_EVICTED = -2, SLOT_PENDING = -3, LOOK_AHEAD = 32 };
+enum { SLOT_NEVER = -1, SLOT_PENDING = -2, LOOK_AHEAD = 32 };
 
 /* Slots not used in this step keep their old order and come first; the first of them are the victims, and move behind the
- * rest; slots hit keep their old order behind those. Both lists are written at each slot and one grows: no branch to guess. */
+ * rest; slots hit keep their old order behind those. Each slot is written to both lists and one grows: no branch to guess.
+ * The unused are gathered at the head of `order` itself, where they never overtake the slot that is read. */
 static void renew_order(struct sac_buffer *b, int64_t misses, int64_t *victim_slots)
 {
-    int32_t *restrict order = b->order, *restrict unused = b->unused, *restrict hit = b->hit;
+    int32_t *order = b->order, *restrict hit = b->hit;
     const uint8_t *restrict used = b->used;
     int64_t num_unused = 0, num_hit = 0;
     for (int64_t i = 0; i < b->capacity; i++) {
         int32_t slot = order[i], is_hit = used[slot];
-        unused[num_unused] = hit[num_hit] = slot;
+        order[num_unused] = hit[num_hit] = slot;
         num_unused += !is_hit;
         num_hit += is_hit;
     }
-    for (int64_t i = 0; i < misses; i++) {
-        int32_t evicted = b->token_of_slot[unused[i]];
-        victim_slots[i] = unused[i];
-        __builtin_prefetch(b->slot_of_token + (evicted < 0 ? 0 : evicted), 1); /* place() is next to write there */
-    }
-    memcpy(order, unused + misses, (size_t)(num_unused - misses) * sizeof *order);
-    memcpy(order + num_unused - misses, unused, (size_t)misses * sizeof *order);
+    for (int64_t i = 0; i < misses; i++)
+        victim_slots[i] = order[i];
+    memmove(order, order + misses, (size_t)(num_unused - misses) * sizeof *order);
+    for (int64_t i = 0; i < misses; i++)
+        order[num_unused - misses + i] = (int32_t)victim_slots[i];
     memcpy(order + num_unused, hit, (size_t)num_hit * sizeof *order);
 }
 
+/* The token that held the slot keeps its entry in the map, which no longer agrees with token_of_slot: see look_up. */
 static void place(struct sac_buffer *b, int64_t token, int64_t slot)
 {
-    if (b->token_of_slot[slot] >= 0)
-        b->slot_of_token[b->token_of_slot[slot]] = SLOT_EVICTED;
     b->token_of_slot[slot] = (int32_t)token;
     b->slot_of_token[token] = (int32_t)slot;
 }
 
-/* Looks every token up. An entry i without a slot is listed in `misses`, keeps what was known of its token (never or evicted)
- * in slots[i] for now, and its token is marked, so that a second mention shows. Returns n, or the index of the first entry that is outside or named
- * twice. */
+/* Looks every token up: it has the slot of its map entry if token_of_slot agrees, so that an eviction writes nothing to the
+ * map, which is large and cold. An entry i without a slot is listed in `misses`, keeps its token's map entry in slots[i] for
+ * now, and its token is marked, so that a second mention shows. Returns n, or the index of the first entry that is outside or
+ * named twice. */
 static int64_t look_up(struct sac_buffer *b, const struct sac_step *s, int64_t *restrict misses, int64_t *num_misses)
 {
     const int64_t *restrict tokens = s->tokens;
+    const int32_t *restrict token_of_slot = b->token_of_slot;
     int64_t *restrict slots = s->slots;
     int32_t *restrict slot_of_token = b->slot_of_token;
     uint8_t *restrict used = b->used;
@@ -54,15 +54,16 @@ static int64_t look_up(struct sac_buffer *b, const struct sac_step *s, int64_t *
             __builtin_prefetch(slot_of_token + tokens[i + LOOK_AHEAD], 1);
         if ((uint64_t)token >= (uint64_t)b->num_tokens)
             break;
-        int32_t slot = token == s->newest ? (int32_t)s->newest_slot : slot_of_token[token];
-        int32_t is_miss = slot < 0;
+        int is_newest = token == s->newest;
+        int32_t slot = is_newest ? (int32_t)s->newest_slot : slot_of_token[token];
+        int32_t is_miss = !is_newest && token_of_slot[slot < 0 ? 0 : slot] != token;
         if (slot == SLOT_PENDING || used[is_miss ? b->capacity + 1 : slot])
             break;
         used[is_miss ? b->capacity + 2 : slot] = 1;
         slots[i] = slot;
         misses[missed] = i;
         missed += is_miss;
-        if (token != s->newest)
+        if (!is_newest)
             slot_of_token[token] = is_miss ? SLOT_PENDING : slot;
     }
     *num_misses = missed;

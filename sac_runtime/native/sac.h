@@ -60,13 +60,13 @@ SAC_EXPORT int64_t sac_top_k(const float *scores, int64_t n, int64_t k, int64_t 
 
 /* plan.c. A hot buffer: `capacity` slots under LRU and one more for the newest token. */
 struct sac_buffer {
-    int32_t *slot_of_token; /* (num_tokens,): slot, or -1: never had one, -2: lost it */
+    int32_t *slot_of_token; /* (num_tokens,): the last slot it had, or -1: never had one; its own while token_of_slot agrees */
     int64_t num_tokens;
     int32_t *token_of_slot; /* (capacity,): token or -1 */
     int32_t *order;         /* (capacity,): slots, least recently used first */
     int64_t capacity;
-    int32_t *unused, *hit; /* (capacity,) scratch */
-    uint8_t *used;         /* (capacity + 1,) scratch */
+    int32_t *hit;  /* (capacity,) scratch */
+    uint8_t *used; /* (capacity + 3,) scratch */
 };
 
 /* One step: tokens in, slots and misses out. direct: token t has slot t, and nothing is ever evicted. */

@@ -160,6 +160,9 @@ def test_counters_sum_hits_misses_and_compulsory_and_give_bytes_and_lines():
         (tokens(0, 1, 2, 3, 4), None, r"topk holds 5 entries, above top_k=4"),
         (tokens(0), 19, r"length=19 is below 20; forget\(\) before a rollback"),
         (np.array([0], np.int32), 40, "must be int64"),
+        (np.arange(4)[::2], 40, "contiguous"),
+        (tokens(0, 1 << 31), None, "token 2147483648 is beyond 2147483646"),
+        (tokens(0), 1 << 31, "token 2147483647 is beyond 2147483646"),
     ],
 )
 def test_a_refused_step_names_its_fault_and_changes_nothing(topk, length, message):
