@@ -227,14 +227,18 @@ class MappedStore:
 
     def read_rows(self, rows: IntArray, out: ByteArray) -> int:
         """As KvStore.read_rows."""
-        self._require_packed("out", out, rows.shape[0])
+        self._require_numbers("rows", rows)
+        self._require_packed("out", out, rows.size)
+        _require_writable("out", out)
         return self._move(self._gather(rows), rows, out, None)
 
     def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int:
         """Gather row rows[i] straight into buffer[slots[i]]: read_rows without the second copy.
         rows, slots: (n,) int64; buffer: (B, layout.row_bytes) uint8, C-contiguous. Returns and raises as read_rows."""
-        self._require_packed("buffer", buffer, buffer.shape[0])
+        self._require_numbers("rows", rows)
         self._require_numbers("slots", slots)
+        self._require_packed("buffer", buffer, len(buffer))
+        _require_writable("buffer", buffer)
         if slots.shape != rows.shape:
             raise GeometryError(
                 f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot a row"
@@ -243,12 +247,14 @@ class MappedStore:
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:
         """As KvStore.write_rows."""
-        self._require_packed("values", values, rows.shape[0])
+        self._require_numbers("rows", rows)
+        self._require_packed("values", values, rows.size)
         return self._move(self._library.sac_scatter, rows, values, None)
 
     def read_bytes(self, offset: int, out: ByteArray) -> None:
         """As KvStore.read_bytes."""
         start = self._range(offset, out.size)
+        _require_writable("out", out)
         self._library.sac_copy_bytes(_bytes_address("out", out), start, out.size, self._device(start))
 
     def write_bytes(self, offset: int, values: ByteArray) -> None:
@@ -301,16 +307,15 @@ class MappedStore:
         return self._library.sac_gather  # type: ignore[no-any-return]
 
     def _move(self, move: Callable[[int], int], rows: IntArray, packed: ByteArray, slots: IntArray | None) -> int:
-        self._require_numbers("rows", rows)
         call = native.RowsCall(
             self.address + self.rows_offset,
             self.num_rows,
             self.layout.stride_bytes,
             self.layout.row_bytes,
-            rows.ctypes.data,
+            native.address(rows),
             rows.shape[0],
-            packed.ctypes.data,
-            None if slots is None else slots.ctypes.data,
+            native.address(packed),
+            None if slots is None else native.address(slots),
             packed.shape[0],
             self.prefetch_rows,
             self.copy,
@@ -351,6 +356,11 @@ class MappedStore:
 
     def _device(self, start: int) -> int | None:
         return start if self.copy is native.Copy.NARROW else None
+
+
+def _require_writable(field: str, array: ByteArray) -> None:
+    if not array.flags.writeable:
+        raise GeometryError(f"{field}: is read-only; what is read goes into it, so pass an array of your own")
 
 
 def _bytes_address(field: str, array: ByteArray) -> int:
@@ -406,7 +416,7 @@ def _map(descriptor: int, size_bytes: int, name: str, huge_pages: bool = False) 
     flags = mmap.MAP_SHARED if descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
     try:
         memory = mmap.mmap(descriptor, size_bytes, flags=flags)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise StoreError(f"store {name!r}: {size_bytes} bytes cannot be mapped: {error}") from error
     if huge_pages:
         try:

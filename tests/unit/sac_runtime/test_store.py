@@ -103,6 +103,7 @@ def test_a_slot_outside_is_named(store):
         (np.zeros(2, np.int32), np.zeros((2, 656), np.uint8), "rows is int32"),
         (np.zeros((2, 1), np.int64), np.zeros((2, 656), np.uint8), r"shape \(2, 1\)"),
         (np.zeros(4, np.int64)[::2], np.zeros((2, 656), np.uint8), "contiguous"),
+        (np.int64(2), np.zeros((1, 656), np.uint8), r"rows is int64 of shape \(\)"),
         (np.zeros(2, np.int64), np.zeros((2, 704), np.uint8), r"it must be uint8 of shape \(2, 656\)"),
         (np.zeros(2, np.int64), np.zeros((2, 656), np.int8), "out is int8"),
         (np.zeros(2, np.int64), np.zeros((2, 1312), np.uint8)[:, ::2], "contiguous"),
@@ -111,6 +112,25 @@ def test_a_slot_outside_is_named(store):
 def test_arrays_of_another_shape_or_type_are_refused(store, rows, out, message):
     with pytest.raises(GeometryError, match=message):
         store.read_rows(rows, out)
+
+
+def test_what_is_read_never_goes_into_a_read_only_array(store):
+    row, slot = np.zeros(1, np.int64), np.zeros(1, np.int64)
+    frozen = np.zeros((1, 656), np.uint8)
+    frozen.flags.writeable = False
+    with pytest.raises(GeometryError, match="out: is read-only"):
+        store.read_rows(row, frozen)
+    with pytest.raises(GeometryError, match="buffer: is read-only"):
+        store.read_rows_into_slots(row, frozen, slot)
+    with pytest.raises(GeometryError, match="out: is read-only"):
+        store.read_bytes(0, frozen[0])
+    assert not frozen.any()
+    store.write_rows(row, frozen)
+
+
+def test_more_rows_than_can_be_addressed_are_refused():
+    with pytest.raises(StoreError, match="cannot be mapped"):
+        MappedStore.anonymous(KvLayout.fp8(), 1 << 60)
 
 
 @pytest.mark.parametrize("copy", [None, native.Copy.NARROW])
