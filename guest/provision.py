@@ -132,12 +132,13 @@ class Session:
         arguments: Sequence[str] = (),
         stdin: Iterable[bytes] = (),
         check: bool = True,
+        name: str | None = None,
         heard: Callable[[bytes], None] | None = None,
     ) -> Outcome:
-        """Run a Python module (a dotted name) or script (a path in the guest) with the runtime on its path."""
+        """Run a Python module (a dotted name) or script (a path in the guest) with the runtime on its path; else as run."""
         how = [target] if "/" in target else ["-m", target]
         words = ["env", f"PYTHONPATH={PYTHON_PATH}", "python3", *how, *arguments]
-        return self.run(shlex.join(words), stdin=stdin, check=check, heard=heard)
+        return self.run(shlex.join(words), stdin, check, name, heard)
 
     def put(self, content: bytes | Path, path: str) -> None:
         """Write `content`, or a file of this machine, to `path` in the guest."""

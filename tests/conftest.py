@@ -11,10 +11,19 @@ EXPECTED_SKIPS: tuple[str, ...] = ()
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
     outcome = yield
-    report = outcome.get_result()
+    _fail_if_skipped(outcome.get_result())
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_make_collect_report(collector):
+    outcome = yield
+    _fail_if_skipped(outcome.get_result())
+
+
+def _fail_if_skipped(report):
     if not report.skipped or not os.environ.get("CXLBED_NO_SKIPS"):
         return
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     if not any(expected in reason for expected in EXPECTED_SKIPS):
         report.outcome = "failed"
-        report.longrepr = f"{item.nodeid}: skipped in CI, which did not expect it: {reason}"
+        report.longrepr = f"{report.nodeid}: skipped in CI, which did not expect it: {reason}"

@@ -60,6 +60,7 @@ def run(
             verdicts = job.run(bed, shape, spoiled, show)
         else:
             wanted = bedfile.load(file, this_machine())
+            job.require_fits(wanted, shape)
             name = f"run-{wanted.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
             with beds.booted(wanted, name, beds.Options(uri, accelerator, memory_folder), show) as bed:
                 verdicts = job.run(bed, shape, spoiled, show)

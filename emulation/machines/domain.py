@@ -6,7 +6,6 @@ beds.
 """
 
 import json
-import signal
 import sys
 import threading
 import time
@@ -30,7 +29,6 @@ STATE_NAMES = {
 
 def main() -> None:
     """Answer the one request on stdin: `{"uri": ..., "verb": ..., ...}` with `{"ok": ...}` or `{"error": ...}`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business; half a start must not be lost
     request = json.load(sys.stdin)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     try:

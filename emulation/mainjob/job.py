@@ -12,7 +12,8 @@ from typing import Any
 from emulation.errors import InputError, MachineError
 from emulation.machines.bed import Bed, Progress, side_by_side
 from emulation.mainjob.context import Context, JobShape, require_trace
-from emulation.mainjob.share import Flip, Place, Share, Verdict, judge
+from emulation.mainjob.share import Flip, Place, Share, Verdict, job_of, judge
+from qemu_configs.topology import Topology
 from sac_runtime.worker import split_replies
 
 
@@ -43,6 +44,7 @@ def run(bed: Bed, shape: JobShape, flip: Flip | None, progress: Progress) -> lis
     """Write one context into each place of the bed, fetch from it, compare. flip: spoil the first context in between.
     Raises InputError, GuestError, MachineError; a mismatch is no error but in the verdicts."""
     require_usable(shape, flip)
+    require_fits(bed.topology, shape)
     shares = [Share(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed))]
     replies = _exchange(bed, shares, progress)
     progress("comparing with the truth")
@@ -61,6 +63,21 @@ def require_usable(shape: JobShape, flip: Flip | None) -> None:
             f"run: flip={flip.layer}:{flip.token}:{flip.byte} lies outside {shape.num_layers} layers"
             f" of {shape.context_tokens} rows of {shape.layout.row_bytes} bytes"
         )
+
+
+def require_fits(topology: Topology, shape: JobShape) -> None:
+    """Raise InputError if a memory of the bed is too small for the pool of one context."""
+    needed = job_of(shape, "").geometry.size_bytes
+    host = topology.hosts[0]
+    sizes = {f"region '{region.name}'": topology.region_size_bytes(region) for region in host.regions}
+    sizes |= {f"numa node '{node.name}'": node.memory_bytes for node in host.numa_nodes}
+    for owner, size_bytes in sizes.items():
+        if size_bytes < needed:
+            raise InputError(
+                f"run: {owner} of bed '{topology.name}' holds {size_bytes >> 20} MiB, the pool of {shape.num_layers} layers"
+                f" of {shape.context_tokens} tokens takes {needed >> 20} MiB, the reader's half included;"
+                " take fewer layers or tokens, or a bed with larger devices"
+            )
 
 
 def _exchange(bed: Bed, shares: list[Share], progress: Progress) -> list[bytes]:
@@ -119,5 +136,7 @@ def _work(
 ) -> list[bytes]:
     """Have a worker on `host` do `tasks`; returns its replies."""
     with bed.session(host) as session:
-        outcome = session.python("sac_runtime.worker", [json.dumps(tasks)], stdin=request, heard=heard)
+        outcome = session.python(
+            "sac_runtime.worker", [json.dumps(tasks)], request, heard=heard, name=f"worker on {host}"
+        )
     return split_replies(outcome.stdout)

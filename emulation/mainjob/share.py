@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from emulation.mainjob.context import Context
+from emulation.mainjob.context import Context, JobShape
 from emulation.mainjob.reference import SOFTMAX_SCALE
 from sac_runtime.label import Label
 from sac_runtime.layout import ByteArray, FloatArray, IntArray
@@ -168,19 +168,22 @@ class Share:
         return rows
 
     def _task(self, role: str, store: str) -> dict[str, Any]:
-        shape = self.context.shape
-        job = Job(
-            store=store,
-            layout=shape.rows,
-            context_tokens=shape.context_tokens,
-            num_layers=shape.num_layers,
-            num_heads=shape.num_heads,
-            top_k=shape.top_k,
-            capacity=shape.hot_buffer,
-            num_steps=shape.num_steps,
-            softmax_scale=SOFTMAX_SCALE,
-        )
-        return {"role": role, "job": asdict(job)}
+        return {"role": role, "job": asdict(job_of(self.context.shape, store))}
+
+
+def job_of(shape: JobShape, store: str) -> Job:
+    """What a worker is told of a job of this shape on `store`."""
+    return Job(
+        store=store,
+        layout=shape.rows,
+        context_tokens=shape.context_tokens,
+        num_layers=shape.num_layers,
+        num_heads=shape.num_heads,
+        top_k=shape.top_k,
+        capacity=shape.hot_buffer,
+        num_steps=shape.num_steps,
+        softmax_scale=SOFTMAX_SCALE,
+    )
 
 
 def judge(share: Share, reply: bytes) -> Verdict:

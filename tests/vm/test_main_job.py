@@ -66,6 +66,10 @@ def test_nonsense_shapes_are_refused_before_anything_boots(cxlbed, state_folder)
         (["--layers", "0"], "num_layers=0 must be at least 1"),
         (["--flip", "one"], "flip='one' must be LAYER"),
         (["no-such-bed"], "neither a file nor a stock topology"),
+        (
+            ["direct", "--layers", "61", "--context", "65536"],
+            "region 'r0' of bed 'direct' holds 1024 MiB, the pool of 61 layers",
+        ),
     ):
         ended = cxlbed("run", *arguments)
         assert ended.returncode == 2, ended.stderr
