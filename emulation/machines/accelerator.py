@@ -25,10 +25,13 @@ class Verdict:
     reason: str
 
 
-def choose(wanted: str, image: GuestImage, emulator: str) -> Verdict:
-    """`wanted` is "auto", "kvm" or "tcg". Raises MachineError where KVM is wanted and does not boot the guest's kernel."""
+def choose(wanted: str, image: GuestImage, emulator: str, is_here: bool = True) -> Verdict:
+    """`wanted` is "auto", "kvm" or "tcg"; is_here: whether QEMU will run on this machine, where KVM can be tried.
+    Raises MachineError where KVM is wanted and does not boot the guest's kernel."""
     if wanted == "tcg":
         return Verdict("tcg", "asked for")
+    if not is_here:
+        return Verdict("kvm", "asked for") if wanted == "kvm" else Verdict("tcg", "KVM is not tried on another machine")
     failure = _kvm_failure(image, emulator)
     if failure is None:
         return Verdict("kvm", "KVM boots the guest's kernel")

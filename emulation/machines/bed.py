@@ -67,7 +67,7 @@ class Bed:
     @contextmanager
     def session(self, host: str) -> Iterator[Session]:
         """An SSH session to `host`, closed on leaving. Raises InputError for a host that the bed does not have."""
-        with _session(self.folder, self.host(host)) as session:
+        with _session(self.folder, self.record.uri, self.host(host)) as session:
             session.connect(deadline_s=30.0)
             yield session
 
@@ -107,13 +107,16 @@ def up(bed_topology: Topology, name: str, options: Options, progress: Progress) 
     with folder.lock(LOCK_DEADLINE_S):
         if standing := _standing(folder, bed_topology):
             return standing
-        _require_here(folder, options.uri)
         if options.uri == EMBEDDED:
             folder.require_room_for_sockets()
-        _require_room(options.memory_folder, bed_topology)
+        elsewhere = folder.elsewhere(options.uri)
+        if elsewhere is None:
+            _require_room(options.memory_folder, bed_topology)
+        else:
+            elsewhere.run_as()  # reach it before anything is left behind
         guest_image = image.ensure(progress)
-        verdict = accelerator.choose(options.accelerator, guest_image, _emulator())
-        record = _record(bed_topology, name, options, guest_image, verdict.accelerator)
+        chosen = accelerator.choose(options.accelerator, guest_image, _emulator(), elsewhere is None).accelerator
+        record = _record(bed_topology, name, options, guest_image, chosen)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.write(record)
         try:
@@ -241,12 +244,6 @@ def _record(
     )
 
 
-def _require_here(folder: BedFolder, uri: str) -> None:
-    """Kernel, disk, initramfs, memory files and the forwarded SSH port are this machine's."""
-    if folder.hypervisor(uri).is_elsewhere:
-        raise InputError(f"uri {uri}: hosts on another machine are not supported yet; run cxlbed there, with embedded")
-
-
 def _require_room(memory_folder: Path, bed: Topology) -> None:
     """The files behind devices are sparse; written to where there is no room, they would end QEMU with SIGBUS."""
     if not memory_folder.is_dir():
@@ -265,7 +262,11 @@ def _launch(
 ) -> BedRecord:
     """Start every host; a port that someone else took meanwhile costs a new try with other ports."""
     progress(f"starting {', '.join(host.name for host in record.hosts)} ({record.accelerator})")
-    Path(record.memory_folder).mkdir(parents=True)
+    elsewhere = folder.elsewhere(record.uri)
+    if elsewhere is None:
+        Path(record.memory_folder).mkdir(parents=True)
+    else:
+        elsewhere.make_folders([str(folder.path), record.memory_folder])
     hypervisor = folder.hypervisor(record.uri)
     hypervisor.prepare()
     folder.make_key()
@@ -274,7 +275,12 @@ def _launch(
         folder.write(record)
         xml_paths = [_write_host(folder, record, bed, guest_image, host) for host in record.hosts]
         try:
+            if elsewhere is not None:
+                initrds = [folder.initrd(host.name) for host in record.hosts]
+                elsewhere.send([guest_image.kernel, guest_image.disk, *initrds])
             hypervisor.start(xml_paths)
+            if elsewhere is not None:
+                elsewhere.open_tunnel(host.ssh_port for host in record.hosts)
             return record
         except HypervisorError as error:
             if tries_left and "host forwarding rule" in str(error):
@@ -321,10 +327,19 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
         console=folder.console(host.name),
         monitor=folder.path / f"{host.name}.qmp",
         backing_folder=Path(record.memory_folder),
-        run_as=folder.hypervisor(record.uri).run_as,
+        run_as=_run_as(folder, record.uri),
     )
     folder.xml(host.name).write_text(render.domain_xml(bed, bed.host(host.name), placement))
     return folder.xml(host.name)
+
+
+def _run_as(folder: BedFolder, uri: str) -> str | None:
+    """Whom a privileged daemon must run QEMU as to let it read the bed's files: us, or our account there."""
+    elsewhere = folder.elsewhere(uri)
+    if elsewhere is not None:
+        return elsewhere.run_as()
+    is_privileged = uri != EMBEDDED and (uri.endswith("/system") or os.getuid() == 0)
+    return f"+{os.getuid()}:+{os.getgid()}" if is_privileged else None
 
 
 def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Options, progress: Progress) -> BedRecord:
@@ -332,7 +347,7 @@ def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Opt
     stores: dict[str, dict[str, str]] = {}
 
     def one(host: HostRecord) -> None:
-        with _session(folder, host) as session:
+        with _session(folder, record.uri, host) as session:
             session.connect(deadline_s=options.ready_deadline_s)
             progress(f"{host.name}: answers")
             shown = provision(session, render.cxl_picture(bed, bed.host(host.name)))
@@ -372,18 +387,25 @@ def side_by_side(jobs: Sequence[Callable[[], None]]) -> None:
         outcome.result()
 
 
-def _session(folder: BedFolder, host: HostRecord) -> Session:
-    return Session(host.ssh_port, folder.key, folder.known_hosts, folder.console(host.name))
+def _session(folder: BedFolder, uri: str, host: HostRecord) -> Session:
+    console = folder.console(host.name) if folder.elsewhere(uri) is None else None
+    return Session(host.ssh_port, folder.key, folder.known_hosts, console)
 
 
 def _end(folder: BedFolder, record: BedRecord) -> None:
     """End every domain, wait until its QEMU is gone, remove the files; the record goes last."""
-    hypervisor = folder.hypervisor(record.uri)
+    hypervisor, elsewhere = folder.hypervisor(record.uri), folder.elsewhere(record.uri)
     try:
         hypervisor.destroy([host.domain for host in record.hosts])
-    except HypervisorError:
-        if hypervisor.is_elsewhere:
-            raise  # what runs there cannot be ended from here
+    except HypervisorError as error:
+        if elsewhere is not None:
+            raise HypervisorError(
+                f"{error}; hosts of bed '{record.name}' may still run on {elsewhere.target}: try again when it answers,"
+                f" or remove {folder.path} to forget them"
+            ) from error
+    if elsewhere is not None:
+        elsewhere.close_tunnel()
+        elsewhere.remove([record.memory_folder, str(folder.path)])
     for host in record.hosts:
         _end_emulator(host.uuid)
     shutil.rmtree(record.memory_folder, ignore_errors=True)

@@ -33,17 +33,6 @@ class Hypervisor:
     uri: str
     root: Path
 
-    @property
-    def is_elsewhere(self) -> bool:
-        """Whether its domains run on another machine."""
-        return "+" in self.uri.partition(":")[0]
-
-    @property
-    def run_as(self) -> str | None:
-        """Whom a privileged daemon must run QEMU as to let it read our files: us. The others run it so anyhow."""
-        is_privileged = self.uri != EMBEDDED and (self.uri.endswith("/system") or os.getuid() == 0)
-        return f"+{os.getuid()}:+{os.getgid()}" if is_privileged else None
-
     def prepare(self) -> None:
         """Write the embedded driver's folder; nothing to do for a daemon."""
         if self.uri != EMBEDDED:

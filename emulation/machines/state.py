@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from emulation.errors import InputError, MachineError
+from emulation.machines.elsewhere import Elsewhere
 from emulation.machines.hypervisor import Hypervisor
 from guest.image import user_cache
 from guest.keys import make_key
@@ -111,6 +112,10 @@ class BedFolder:
 
     def hypervisor(self, uri: str) -> Hypervisor:
         return Hypervisor(uri, self.hypervisor_root)
+
+    def elsewhere(self, uri: str) -> Elsewhere | None:
+        """The other machine that `uri` names, if it names one."""
+        return Elsewhere.of(uri, self.path / "tunnel")
 
     def write(self, record: BedRecord) -> None:
         """Replace the record whole, or leave the old one."""
