@@ -4,7 +4,7 @@
     with pooled(model, pool):
         model.generate(input_ids, attention_mask=attention_mask, max_new_tokens=64)
 
-Knows torch, transformers (5.18 or later, whose caches hold latents) and one pool. The models are `deepseek_v32` and
+Knows torch, transformers (5.18 to 5.24, whose caches hold latents) and one pool. The models are `deepseek_v32` and
 `glm_moe_dsa`. Their own code projects, rotates, scores and chooses; what the cache keeps and what decode attends over
 is ours:
 
@@ -40,6 +40,7 @@ from sac_runtime.trace import TraceHeader, TraceWriter
 
 MODEL_TYPES = ("deepseek_v32", "glm_moe_dsa")
 ATTENTION_NAME = "sac_pool"
+CACHE_NAMES = ("cache", "past_key_values")  # transformers from 5.24 on, and before
 
 _SAMPLES_PER_WEIGHT = 1024
 
@@ -54,6 +55,12 @@ def pool_shape(model: PreTrainedModel) -> dict[str, int]:
         "num_layers": config.num_hidden_layers,
         "index_key_bytes": config.index_head_dim * model.dtype.itemsize,
     }
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """What the forward and the outputs of `model` call the cache: one of CACHE_NAMES."""
+    parameters = inspect.signature(model.forward).parameters
+    return next(name for name in CACHE_NAMES if name in parameters)
 
 
 @contextmanager
@@ -112,6 +119,7 @@ class PooledModel:
             [_split_kv_projection(attention) for attention in attentions],
         )
         self._parameters = list(inspect.signature(model.forward).parameters)
+        self._cache_name = cache_name(model)
         self._caches = weakref.WeakSet[PooledCache]()
         self._trace_path = trace_path
         self._trace: TraceWriter | None = None
@@ -129,6 +137,8 @@ class PooledModel:
         self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = dict(zip(self._parameters, args, strict=False)) | kwargs
+        given = [kwargs.pop(name, None) for name in CACHE_NAMES]  # by the old name too, as long as transformers takes it
+        kwargs[self._cache_name] = next((cache for cache in given if cache is not None), None)
         cache = self._cache_of(model, kwargs)
         if cache is None:
             return (), kwargs
@@ -143,7 +153,7 @@ class PooledModel:
         for name in ("input_ids", "position_ids"):
             if kwargs.get(name) is not None:
                 kwargs[name] = kwargs[name][:, skipped:]
-        return (), kwargs | {"past_key_values": cache, "pooled_cache": cache}
+        return (), kwargs | {self._cache_name: cache, "pooled_cache": cache}
 
     def _after_forward(
         self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
@@ -156,7 +166,7 @@ class PooledModel:
 
     def _cache_of(self, model: PreTrainedModel, kwargs: dict[str, Any]) -> PooledCache | None:
         """The cache of a forward, a new one where a sequence begins; None for a forward that keeps nothing."""
-        cache = kwargs.get("past_key_values")
+        cache = kwargs[self._cache_name]
         use_cache = kwargs.get("use_cache")
         if cache is None and not (model.config.use_cache if use_cache is None else use_cache):
             return None
@@ -168,7 +178,7 @@ class PooledModel:
             return cache
         if isinstance(cache, Cache) and cache.get_seq_length():
             raise GeometryError(
-                "pooled model: past_key_values holds tokens from outside this pooled(); begin with the prompt"
+                f"pooled model: {self._cache_name} holds tokens from outside this pooled(); begin with the prompt"
             )
         cache = PooledCache(self.pool, self._parts, self.config, len(kwargs["input_ids"]), self.counters)
         self._caches.add(cache)

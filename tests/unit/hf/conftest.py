@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from sac_runtime.hf import MODEL_TYPES, pool_shape, pooled
+from sac_runtime.hf import MODEL_TYPES, cache_name, pool_shape, pooled
 from sac_runtime.hf_tiny import tiny_model
 from sac_runtime.layout import KvLayout
 from sac_runtime.pool import Pool
@@ -36,6 +36,10 @@ class Untouched:
 
     def __post_init__(self):
         self.tokens, self.logits = self.greedy()
+
+    @property
+    def cache(self):
+        return cache_name(self.model)
 
     def greedy(self, new_tokens=64, model=None, **options):
         """Tokens (batch, columns) and logits of the model as it is now, or of another one."""

@@ -79,7 +79,7 @@ class RoundingCache(DynamicCache):
 )
 def test_rows_of_fewer_bytes_equal_the_model_with_its_cache_rounded_so(deepseek, make_pool, layout, tolerance):
     rounding = RoundingCache(deepseek.model.config, layout)
-    expected_tokens, expected_logits = deepseek.greedy(32, past_key_values=rounding)
+    expected_tokens, expected_logits = deepseek.greedy(32, **{deepseek.cache: rounding})
     with pooled(deepseek.model, make_pool(deepseek, layout), capacity=deepseek.capacity):
         tokens, logits = deepseek.greedy(32)
     assert torch.equal(tokens, expected_tokens)
@@ -115,7 +115,7 @@ def test_a_prompt_may_come_in_chunks_and_a_sequence_go_on(deepseek, make_pool):
         )
         mask = torch.nn.functional.pad(deepseek.inputs["attention_mask"], (0, 12), value=1)
         tokens, _ = deepseek.greedy(
-            4, input_ids=deepseek.tokens[:, :112], attention_mask=mask, past_key_values=begun.past_key_values
+            4, input_ids=deepseek.tokens[:, :112], attention_mask=mask, **{deepseek.cache: begun[deepseek.cache]}
         )
     assert torch.equal(tokens, deepseek.tokens[:, :116])
 
@@ -177,7 +177,7 @@ def test_a_trace_ends_where_its_sequences_take_in_another_prompt(deepseek, make_
         begun = deepseek.model.generate(**deepseek.inputs, max_new_tokens=8, return_dict_in_generate=True)
         mask = torch.nn.functional.pad(deepseek.inputs["attention_mask"], (0, 12), value=1)
         longer = torch.nn.functional.pad(begun.sequences, (0, 4), value=1)
-        deepseek.greedy(4, input_ids=longer, attention_mask=mask, past_key_values=begun.past_key_values)
+        deepseek.greedy(4, input_ids=longer, attention_mask=mask, **{deepseek.cache: begun[deepseek.cache]})
     assert len(list(TraceReader(tmp_path / "run.trace"))) == 7
 
 

@@ -5,7 +5,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from sac_runtime.errors import GeometryError
-from sac_runtime.hf import pooled
+from sac_runtime.hf import CACHE_NAMES, pooled
 from sac_runtime.hf_tiny import tiny_model
 from sac_runtime.layout import KvLayout
 
@@ -28,26 +28,27 @@ def test_an_input_that_cannot_be_kept_in_blocks_is_refused(deepseek, make_pool, 
         deepseek.model(**{"input_ids": IDS, **call})
 
 
-def test_a_cache_begun_outside_is_refused(deepseek, make_pool):
-    begun = deepseek.model(IDS).past_key_values
+@pytest.mark.parametrize("name", CACHE_NAMES)
+def test_a_cache_begun_outside_is_refused_by_either_name(deepseek, make_pool, name):
+    begun = deepseek.model(IDS)[deepseek.cache]
     with pooled(deepseek.model, make_pool(deepseek)), pytest.raises(GeometryError, match="begin with the prompt"):
-        deepseek.model(IDS, past_key_values=begun)
+        deepseek.model(IDS, **{name: begun})
 
 
 def test_a_cache_ends_with_its_with_statement(deepseek, make_pool):
     pool = make_pool(deepseek)
     with pooled(deepseek.model, pool):
-        cache = deepseek.model(IDS).past_key_values
+        cache = deepseek.model(IDS)[deepseek.cache]
     with pooled(deepseek.model, pool), pytest.raises(GeometryError, match="from outside this pooled"):
-        deepseek.model(IDS[:, :1], past_key_values=cache)
+        deepseek.model(IDS[:, :1], **{deepseek.cache: cache})
 
 
 def test_a_mask_that_changes_its_mind_is_refused(deepseek, make_pool):
     with pooled(deepseek.model, make_pool(deepseek)):
-        cache = deepseek.model(IDS).past_key_values
+        cache = deepseek.model(IDS)[deepseek.cache]
         mask, positions = torch.tensor([[0, 1, 1, 1, 1]]), torch.tensor([[3]])
         with pytest.raises(GeometryError, match="pads request 0 by 1 columns now, by 0 before"):
-            deepseek.model(IDS[:, :1], attention_mask=mask, position_ids=positions, past_key_values=cache)
+            deepseek.model(IDS[:, :1], attention_mask=mask, position_ids=positions, **{deepseek.cache: cache})
 
 
 def test_beam_search_is_refused(deepseek, make_pool):
