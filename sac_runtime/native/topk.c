@@ -1,6 +1,6 @@
 /* Exact top-k of fp32 scores. A threshold taken from a sample lets one vector pass drop nearly all scores; the k-th value is
- * then selected among the few that are left. The threshold only filters: where it leaves fewer than k, all scores become
- * candidates, and the answer is the same. */
+ * then selected among the few above it, or is the threshold itself, where fewer than k are above and many equal. The threshold
+ * only filters: where it leaves fewer than k, the pass is made again with the lowest, and the answer is the same. */
 #include "sac.h"
 
 #include <float.h>
@@ -54,40 +54,69 @@ static uint32_t select_key(uint32_t *keys, int64_t n, int64_t rank)
     return keys[0];
 }
 
-/* Positions with score >= threshold, ascending; -1 if a score is NaN. */
-#define DEFINE_COLLECT(name, isa, width, at_least, unordered)                                                                  \
-    __attribute__((target(isa))) static int64_t collect_##name(const float *scores, int64_t n, float threshold,               \
-                                                               int32_t *positions)                                            \
+/* Positions of scores above a threshold, all of them, and of those equal to it, no more than `most_equal`; both ascending. */
+struct found {
+    int32_t *above, *equal;
+    int64_t num_above, num_equal, most_equal;
+};
+
+static void note(struct found *f, int32_t first, uint32_t above, uint32_t equal)
+{
+    for (; above; above &= above - 1)
+        f->above[f->num_above++] = first + __builtin_ctz(above);
+    for (; equal && f->num_equal < f->most_equal; equal &= equal - 1)
+        f->equal[f->num_equal++] = first + __builtin_ctz(equal);
+}
+
+/* Returns whether all scores are numbers; if not, what was found is of no use. Negated predicates hold for NaN too. Once enough
+ * equal ones are noted, they are passed over as fast as those below. */
+#define DEFINE_COLLECT(name, isa, width, vector, load, splat, mask_of)                                                         \
+    __attribute__((target(isa))) static int collect_##name(const float *scores, int64_t n, float threshold, struct found *f)   \
     {                                                                                                                          \
-        int64_t found = 0, i = 0;                                                                                              \
+        vector least = splat(threshold);                                                                                       \
+        int64_t i = 0;                                                                                                         \
+        for (; i + width <= n && f->num_equal < f->most_equal; i += width) {                                                   \
+            vector block = load(scores + i);                                                                                   \
+            uint32_t at_least = mask_of(block, least, _CMP_NLT_UQ);                                                            \
+            if (!at_least)                                                                                                     \
+                continue;                                                                                                      \
+            uint32_t above = mask_of(block, least, _CMP_GT_OQ), equal = mask_of(block, least, _CMP_EQ_OQ);                     \
+            if (at_least != (above | equal))                                                                                   \
+                return 0;                                                                                                      \
+            note(f, (int32_t)i, above, equal);                                                                                 \
+        }                                                                                                                      \
         for (; i + width <= n; i += width) {                                                                                   \
-            if (unordered(scores + i))                                                                                         \
-                return -1;                                                                                                     \
-            uint32_t chosen = at_least(scores + i, threshold);                                                                 \
-            for (; chosen; chosen &= chosen - 1)                                                                               \
-                positions[found++] = (int32_t)i + __builtin_ctz(chosen);                                                       \
+            vector block = load(scores + i);                                                                                   \
+            uint32_t beyond = mask_of(block, least, _CMP_NLE_UQ);                                                              \
+            if (!beyond)                                                                                                       \
+                continue;                                                                                                      \
+            uint32_t above = mask_of(block, least, _CMP_GT_OQ);                                                                \
+            if (beyond != above)                                                                                               \
+                return 0;                                                                                                      \
+            note(f, (int32_t)i, above, 0);                                                                                     \
         }                                                                                                                      \
         for (; i < n; i++) {                                                                                                   \
             if (isnan(scores[i]))                                                                                              \
-                return -1;                                                                                                     \
-            if (scores[i] >= threshold)                                                                                        \
-                positions[found++] = (int32_t)i;                                                                               \
+                return 0;                                                                                                      \
+            note(f, (int32_t)i, scores[i] > threshold, scores[i] == threshold);                                                \
         }                                                                                                                      \
-        return found;                                                                                                          \
+        return 1;                                                                                                              \
     }
 
-#define AT_LEAST_4(p, t) (uint32_t) _mm_movemask_ps(_mm_cmpge_ps(_mm_loadu_ps(p), _mm_set1_ps(t)))
-#define NAN_4(p) _mm_movemask_ps(_mm_cmpunord_ps(_mm_loadu_ps(p), _mm_loadu_ps(p)))
-#define AT_LEAST_8(p, t) (uint32_t) _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_set1_ps(t), _CMP_GE_OQ))
-#define NAN_8(p) _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(p), _mm256_loadu_ps(p), _CMP_UNORD_Q))
-#define AT_LEAST_16(p, t) (uint32_t) _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_set1_ps(t), _CMP_GE_OQ)
-#define NAN_16(p) _mm512_cmp_ps_mask(_mm512_loadu_ps(p), _mm512_loadu_ps(p), _CMP_UNORD_Q)
+/* SSE has no compare with a predicate given as a number. */
+#define _CMP_NLT_UQ_4(a, b) _mm_cmpnlt_ps(a, b)
+#define _CMP_NLE_UQ_4(a, b) _mm_cmpnle_ps(a, b)
+#define _CMP_GT_OQ_4(a, b) _mm_cmpgt_ps(a, b)
+#define _CMP_EQ_OQ_4(a, b) _mm_cmpeq_ps(a, b)
+#define MASK_4(a, b, predicate) (uint32_t) _mm_movemask_ps(predicate##_4(a, b))
+#define MASK_8(a, b, predicate) (uint32_t) _mm256_movemask_ps(_mm256_cmp_ps(a, b, predicate))
+#define MASK_16(a, b, predicate) (uint32_t) _mm512_cmp_ps_mask(a, b, predicate)
 
-DEFINE_COLLECT(baseline, "sse2", 4, AT_LEAST_4, NAN_4)
-DEFINE_COLLECT(avx2, "avx2", 8, AT_LEAST_8, NAN_8)
-DEFINE_COLLECT(avx512, "avx512f", 16, AT_LEAST_16, NAN_16)
+DEFINE_COLLECT(baseline, "sse2", 4, __m128, _mm_loadu_ps, _mm_set1_ps, MASK_4)
+DEFINE_COLLECT(avx2, "avx2", 8, __m256, _mm256_loadu_ps, _mm256_set1_ps, MASK_8)
+DEFINE_COLLECT(avx512, "avx512f", 16, __m512, _mm512_loadu_ps, _mm512_set1_ps, MASK_16)
 
-typedef int64_t collect_function(const float *, int64_t, float, int32_t *);
+typedef int collect_function(const float *, int64_t, float, struct found *);
 static collect_function *const collects[] = {collect_baseline, collect_avx2, collect_avx512};
 
 /* A score that about 1.25 k of n reach, judged by an even sample; the lowest finite score if nearly all would. */
@@ -104,38 +133,57 @@ static float threshold_for(const float *scores, int64_t n, int64_t k)
     return threshold > -FLT_MAX ? threshold : -FLT_MAX; /* false for NaN too */
 }
 
-/* Of `found` ascending candidates keep the k best in place; of equal scores the lower position. */
-static int64_t keep_best(const float *scores, const int32_t *candidates, int64_t found, int64_t k, uint32_t *keys,
-                         int64_t *positions)
+/* The k best of `n` >= k ascending candidates, ascending; of equal scores the lower position. */
+static void choose(const float *scores, const int32_t *candidates, int64_t n, int64_t k, uint32_t *keys, int64_t *positions)
 {
-    if (k > found)
-        k = found;
-    if (k == 0)
-        return 0;
-    for (int64_t i = 0; i < found; i++)
+    for (int64_t i = 0; i < n; i++)
         keys[i] = key_of(scores[candidates[i]]);
-    float kth = score_of(select_key(keys, found, k));
+    float kth = score_of(select_key(keys, n, k));
     int64_t equal_allowed = k, kept = 0;
-    for (int64_t i = 0; i < found; i++)
+    for (int64_t i = 0; i < n; i++)
         equal_allowed -= scores[candidates[i]] > kth;
-    for (int64_t i = 0; i < found; i++) {
+    for (int64_t i = 0; i < n; i++) {
         float score = scores[candidates[i]];
         if (score > kth || (score == kth && equal_allowed-- > 0))
             positions[kept++] = candidates[i];
     }
-    return kept;
+}
+
+/* All positions above and the first of those equal, k at most, ascending. Returns how many. */
+static int64_t merge(const struct found *f, int64_t k, int64_t *positions)
+{
+    int64_t num_equal = k - f->num_above < f->num_equal ? k - f->num_above : f->num_equal, above = 0, equal = 0;
+    while (above < f->num_above || equal < num_equal) {
+        int take_above = equal == num_equal || (above < f->num_above && f->above[above] < f->equal[equal]);
+        positions[above + equal] = take_above ? f->above[above] : f->equal[equal];
+        above += take_above;
+        equal += !take_above;
+    }
+    return above + equal;
+}
+
+static int64_t top_k(const float *scores, int64_t n, int64_t k, int64_t *positions, collect_function *collect, struct found *f,
+                     uint32_t *keys)
+{
+    if (!collect(scores, n, threshold_for(scores, n, k), f))
+        return -1;
+    if (f->num_above + f->num_equal < k) {
+        f->num_above = f->num_equal = 0;
+        collect(scores, n, -FLT_MAX, f);
+    }
+    if (f->num_above <= k)
+        return merge(f, k, positions);
+    choose(scores, f->above, f->num_above, k, keys, positions);
+    return k;
 }
 
 int64_t sac_top_k(const float *scores, int64_t n, int64_t k, int64_t *positions, int32_t copy)
 {
-    int32_t *candidates = malloc((size_t)n * (sizeof *candidates + sizeof(uint32_t)) + 1);
-    uint32_t *keys = (uint32_t *)(candidates + n);
-    if (!candidates)
+    int32_t *memory = malloc((size_t)(2 * n + k) * sizeof *memory + 1);
+    struct found found = {.above = memory, .equal = memory + n, .most_equal = k};
+    if (!memory)
         return -2;
-    int64_t found = collects[copy](scores, n, threshold_for(scores, n, k), candidates);
-    if (found >= 0 && found < k)
-        found = collects[copy](scores, n, -FLT_MAX, candidates);
-    int64_t kept = found < 0 ? -1 : keep_best(scores, candidates, found, k, keys, positions);
-    free(candidates);
+    int64_t kept = top_k(scores, n, k, positions, collects[copy], &found, (uint32_t *)(memory + n + k));
+    free(memory);
     return kept;
 }
