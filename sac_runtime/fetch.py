@@ -10,6 +10,7 @@ request's KV run this same code and differ only in where misses come from and ho
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from ctypes import addressof
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
@@ -18,10 +19,11 @@ from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 
+from sac_runtime import native
 from sac_runtime.attention import sparse_attention
-from sac_runtime.errors import GeometryError
+from sac_runtime.errors import GeometryError, RowRangeError
 from sac_runtime.hot_buffer import Counters, HotBuffer, Plan
-from sac_runtime.layout import ByteArray, FloatArray, IntArray, KvLayout, LayerFirst
+from sac_runtime.layout import ByteArray, FloatArray, IntArray, KvLayout, LayerFirst, LayerRows
 from sac_runtime.quantise import unpack_rows
 from sac_runtime.store import KvStore, MappedStore
 from sac_runtime.topk import top_k
@@ -30,9 +32,7 @@ from sac_runtime.topk import top_k
 class RowMap(Protocol):
     """Where the tokens of one request lie in a store."""
 
-    def rows(self, layer: int, tokens: IntArray) -> IntArray:
-        """Row numbers of `tokens` in `layer`. tokens: (n,) int64. Returns (n,) int64."""
-        ...
+    def layer(self, layer: int) -> LayerRows: ...
 
 
 @runtime_checkable
@@ -80,10 +80,15 @@ class Home:
     placement: RowMap
 
     def read(self, layer: int, tokens: IntArray, out: ByteArray) -> int:
-        return self.store.read_rows(self.placement.rows(layer, tokens), out)
+        return self.store.read_rows(self.placement.layer(layer).rows(tokens), out)
 
     def write(self, layer: int, tokens: IntArray, values: ByteArray) -> int:
-        return self.store.write_rows(self.placement.rows(layer, tokens), values)
+        return self.store.write_rows(self.placement.layer(layer).rows(tokens), values)
+
+    def write_token(self, token: int, values: ByteArray) -> int:
+        """Write one token's rows of all layers. values: (L, row_bytes) uint8."""
+        rows = np.array([self.placement.layer(layer).row(token) for layer in range(len(values))])
+        return self.store.write_rows(rows, values)
 
 
 class Request:
@@ -98,6 +103,8 @@ class Request:
         self.home = home
         self.config = config
         self.length = num_tokens
+        self.tokens_capacity = tokens_capacity
+        self._row_bytes = self.layout.row_bytes
         self.traffic = Traffic()
         self._resources = ExitStack()
         everything = max(tokens_capacity, config.top_k)
@@ -107,14 +114,42 @@ class Request:
         self.source = self._admit(tokens_capacity)
         store = self.source.store
         self._slot_reader = store if isinstance(store, SlotReader) else None
+        self._sac_fetch = native.load().sac_fetch
+        self._mapped = store if isinstance(store, MappedStore) and not store.has_helpers else None
+        self._gathers = [] if self._mapped is None else [self._mapped.gather_into(slots) for slots in self.slots]
+        self._newest_slots: dict[int, int] = {}  # by layer, once this step has brought its newest row
 
     @property
     def layout(self) -> KvLayout:
         return self.home.store.layout
 
     def begin_step(self) -> None:
-        """A new token enters the sequence; its rows come with the step's write_back, layer by layer."""
+        """A new token enters the sequence; its rows come with place_newest, layer by layer. Raises GeometryError."""
+        if self.length == self.tokens_capacity:
+            raise GeometryError(f"request: length={self.length} has reached tokens_capacity; no step may follow")
         self.length += 1
+        self._newest_slots.clear()
+
+    def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]:
+        """Plan and gather. topk: (k,) int64 tokens. Returns the plan and the gather's elapsed ns by the store's clock."""
+        if self._mapped is None:
+            plan = self.plan(layer, topk)
+            return plan, self.gather(layer, plan)
+        buffer, gather, place = self.buffers[layer], self._gathers[layer], self.source.placement.layer(layer)
+        if self.length > place.num_tokens:
+            raise RowRangeError(f"request: length={self.length} exceeds the {place.num_tokens} tokens of its placement")
+        arrays = np.empty((4, topk.size), np.int64)
+        output = native.address(arrays)
+        call = buffer.begin_plan(topk, self.length, output)
+        call.miss_rows = output + 3 * topk.nbytes
+        call.row_of_token = None if place.table is None else native.address(place.table)
+        call.first_row = place.first_row
+        gather.store = self._mapped.rows_address  # or the store is closed, and raises
+        plan = buffer.end_plan(topk, call, arrays, self._sac_fetch(buffer.address, addressof(call), addressof(gather)))
+        if call.outside:
+            self.gather(layer, plan)  # moves nothing either, and says which row
+        self._count(plan, call.gather_ns)
+        return plan, call.gather_ns
 
     def plan(self, layer: int, topk: IntArray) -> Plan:
         """Plan this step's fetch of `topk` tokens, (k,) int64, the newest (length - 1) among them or not."""
@@ -129,8 +164,7 @@ class Request:
         except BaseException:
             self.buffers[layer].forget()
             raise
-        self.traffic.fetched_bytes += plan.misses * self.layout.row_bytes
-        self.traffic.fetched_ns += elapsed_ns
+        self._count(plan, elapsed_ns)
         return elapsed_ns
 
     def chosen_rows(self, layer: int, plan: Plan) -> ByteArray:
@@ -140,11 +174,25 @@ class Request:
 
     def place_newest(self, layer: int, plan: Plan, row: ByteArray) -> None:
         """Put the newest token's row, (row_bytes,) uint8, where the plan wants it, before attention reads its slots."""
+        if plan.newest_slot is None:
+            raise GeometryError(f"request: the plan of layer {layer} has no newest token to place")
         self.slots[layer, plan.newest_slot] = row
+        self._newest_slots[layer] = plan.newest_slot
 
-    def write_back(self, layer: int, row: ByteArray) -> None:
-        """Write the newest token's row to the pool, and to the local copy where there is one."""
-        self.write(layer, self.length - 1, row.reshape(1, -1))
+    def write_back(self) -> None:
+        """End a step: write the newest token's rows, all layers at once, to the pool, and to the local copy where there is
+        one. Nobody reads them sooner than the next step. Raises GeometryError, and writes nothing, if a layer has none."""
+        layers = range(self.config.num_layers)
+        missing = [layer for layer in layers if layer not in self._newest_slots]
+        if missing:
+            raise GeometryError(
+                f"request: layers {missing} have no row for token {self.length - 1}; place_newest first"
+            )
+        rows = self.slots[layers, [self._newest_slots[layer] for layer in layers]]
+        self.traffic.written_ns += self.home.write_token(self.length - 1, rows)
+        self.traffic.written_bytes += rows.size
+        if self.source is not self.home:
+            self.source.write_token(self.length - 1, rows)
 
     def write(self, layer: int, first_token: int, values: ByteArray) -> None:
         """Write rows of consecutive tokens of a layer, as prefill does. values: (n, row_bytes) uint8."""
@@ -166,10 +214,14 @@ class Request:
     ) -> None:
         self.close()
 
+    def _count(self, plan: Plan, elapsed_ns: int) -> None:
+        self.traffic.fetched_bytes += plan.misses * self._row_bytes
+        self.traffic.fetched_ns += elapsed_ns
+
     def _fill(self, layer: int, plan: Plan) -> int:
         if not plan.misses:
             return 0
-        rows = self.source.placement.rows(layer, plan.miss_rows)
+        rows = self.source.placement.layer(layer).rows(plan.miss_rows)
         if self._slot_reader is not None:
             return self._slot_reader.read_rows_into_slots(rows, self.slots[layer], plan.victim_slots)
         staged = np.empty((plan.misses, self.layout.row_bytes), np.uint8)
@@ -219,19 +271,16 @@ class LayerQuery:
 
 
 def step(layer: int, batch: Sequence[Request], queries: Sequence[LayerQuery], scale: float) -> list[FloatArray]:
-    """One layer of one decode step of a batch; begin_step() of each request comes first, once for all layers.
+    """One layer of one decode step of a batch. begin_step() of each request comes before the first layer, write_back() after
+    the last, once for all of them.
 
     scale: of the softmax. Returns each request's (H, D) attention output. Source: SAC section 4."""
     scores = [query.score() for query in queries]
     chosen = [top_k(each, request.config.top_k) for request, each in zip(batch, scores, strict=True)]
-    plans = [request.plan(layer, each) for request, each in zip(batch, chosen, strict=True)]
+    plans = [request.fetch(layer, each)[0] for request, each in zip(batch, chosen, strict=True)]
     for request, plan, query in zip(batch, plans, queries, strict=True):
-        request.gather(layer, plan)
         request.place_newest(layer, plan, query.row)
-    outputs = [attend(layer, *each, scale) for each in zip(batch, plans, queries, strict=True)]
-    for request, query in zip(batch, queries, strict=True):
-        request.write_back(layer, query.row)
-    return outputs
+    return [attend(layer, *each, scale) for each in zip(batch, plans, queries, strict=True)]
 
 
 def attend(layer: int, request: Request, plan: Plan, query: LayerQuery, scale: float) -> FloatArray:

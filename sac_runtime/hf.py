@@ -137,7 +137,9 @@ class PooledModel:
         self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = dict(zip(self._parameters, args, strict=False)) | kwargs
-        given = [kwargs.pop(name, None) for name in CACHE_NAMES]  # by the old name too, as long as transformers takes it
+        given = [
+            kwargs.pop(name, None) for name in CACHE_NAMES
+        ]  # by the old name too, as long as transformers takes it
         kwargs[self._cache_name] = next((cache for cache in given if cache is not None), None)
         cache = self._cache_of(model, kwargs)
         if cache is None:

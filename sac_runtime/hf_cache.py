@@ -91,7 +91,11 @@ class PooledCache(Cache):
         return skipped
 
     def end_forward(self) -> None:
-        """Publish the blocks that have become full. Raises FencedError if this host lost what it read meanwhile."""
+        """End the step and publish the blocks that have become full. Raises FencedError if this host lost what it read
+        meanwhile."""
+        if self.decoding:
+            for request in self.requests:
+                request.write_back()
         for number, sequence in enumerate(self.sequences):
             sequence.publish_full(partial(self._index_keys, number))
         self._lease.check()
@@ -116,15 +120,13 @@ class PooledCache(Cache):
     def _step(
         self, layer: int, request: Request, topk: TokenSet, row: ByteArray, heads: FloatArray, scale: float
     ) -> FloatArray:
-        """Plan, gather, attend, write back. heads: (H, nope + R). Returns (H, v)."""
+        """Fetch, attend. heads: (H, nope + R). Returns (H, v)."""
         w_uk, w_uv = self.model.projections[layer]
         q_nope, q_rope = np.split(heads, [w_uk.shape[1]], axis=1)
-        plan = request.plan(layer, topk)
-        request.gather(layer, plan)
+        plan, _ = request.fetch(layer, topk)
         request.place_newest(layer, plan, row)
         latent, rope = unpack_rows(request.layout, request.chosen_rows(layer, plan))
         output = sparse_attention(absorb_queries(q_nope, w_uk), q_rope, latent, rope, scale)
-        request.write_back(layer, row)
         self._counters[layer].count(plan)
         return expand_values(output, w_uv)
 

@@ -10,6 +10,7 @@ The rule (that of SGLang's HiSparse, stated here in our own words):
 
 import ctypes
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,11 +18,11 @@ from sac_runtime import native
 from sac_runtime.errors import GeometryError
 from sac_runtime.layout import IntArray, KvLayout
 
+NO_MEMORY = -(2**63)  # as sac_plan returns it
 MOST_TOKENS = 2**31 - 1  # the token of a slot is an int32
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Plan(NamedTuple):
     """What one step does to a hot buffer; a value, made before any byte moves.
 
     slots: (k,) slot of each top-k entry, in the order asked. miss_rows: (m,) tokens to fetch, in the order asked, and
@@ -54,9 +55,10 @@ class Counters:
     compulsory: int = 0
 
     def count(self, plan: Plan) -> None:
+        misses = plan.misses
         self.steps += 1
-        self.hits += plan.hits
-        self.misses += plan.misses
+        self.hits += plan.slots.size - misses
+        self.misses += misses
         self.compulsory += plan.compulsory
 
     def fetched_bytes(self, layout: KvLayout) -> int:
@@ -91,8 +93,12 @@ class HotBuffer:
         self.capacity = capacity
         self.top_k = top_k
         self._library = native.load()
-        self._scratch = np.empty(capacity, np.int32), np.zeros(capacity + 3, np.uint8)
         self.reset()
+
+    @property
+    def address(self) -> int:
+        """Address of its state for the native library; changes with forget()."""
+        return ctypes.addressof(self._native)
 
     @property
     def num_slots(self) -> int:
@@ -115,8 +121,6 @@ class HotBuffer:
             token_of_slot=native.address(self._token_of_slot),
             order=native.address(self._order),
             capacity=self.capacity,
-            hit=native.address(self._scratch[0]),
-            used=native.address(self._scratch[1]),
         )
 
     def plan(self, topk: IntArray, length: int | None = None) -> Plan:
@@ -125,14 +129,35 @@ class HotBuffer:
         topk: (k,) int64 token numbers, each once, k <= top_k. length: tokens of the sequence, the newest included: token
         length - 1 has newest_slot and is never fetched. None: no newest token and no direct path, as in a replayed trace.
         Raises GeometryError (nothing is planned) for a token outside or named twice, too many, or a length that shrank."""
+        arrays = np.empty((3, topk.size), np.int64)
+        call = self.begin_plan(topk, length, native.address(arrays))
+        return self.end_plan(topk, call, arrays, self._library.sac_plan(self.address, ctypes.addressof(call)))
+
+    def begin_plan(self, topk: IntArray, length: int | None, output: int) -> native.PlanStep:
+        """plan() up to its native call, for callers whose own call does more. Returns the call's argument.
+        output: address of (3, k) int64 for slots, missed tokens and their victim slots."""
         self._admit(topk, length)
-        step, arrays = self._step(topk, length)
-        missed = self._library.sac_plan(ctypes.addressof(self._native), ctypes.addressof(step))
+        newest = -1 if length is None else length - 1
+        return native.PlanStep(
+            native.address(topk),
+            topk.size,
+            newest,
+            newest if self._direct else self.capacity,
+            self._direct,
+            output,
+            output + topk.nbytes,
+            output + 2 * topk.nbytes,
+        )
+
+    def end_plan(self, topk: IntArray, call: native.PlanStep, output: IntArray, missed: int) -> Plan:
+        """plan() from its native call on. missed: what that returned."""
+        if missed == NO_MEMORY:
+            raise MemoryError(f"hot buffer: no memory to plan over {self.capacity} slots")
         if missed < 0:
             raise self._refused_entry(topk, -1 - missed)
-        newest_slot = None if length is None else step.newest_slot
-        plan = Plan(arrays[0], arrays[1, :missed], arrays[2, :missed], step.compulsory, newest_slot)
-        self._length = length or 0
+        newest_slot = None if call.newest < 0 else call.newest_slot
+        plan = Plan(output[0], output[1, :missed], output[2, :missed], call.compulsory, newest_slot)
+        self._length = call.newest + 1
         self.counters.count(plan)
         return plan
 
@@ -184,24 +209,6 @@ class HotBuffer:
             empty_first = np.argsort(self._token_of_slot >= 0, kind="stable")
             self._order[:] = empty_first
             self._direct = False
-
-    def _step(self, topk: IntArray, length: int | None) -> tuple[native.PlanStep, IntArray]:
-        """The native call's argument, and its output: slots, missed tokens and victim slots, (3, k) int64."""
-        arrays = np.empty((3, topk.size), np.int64)
-        slots, row_bytes = native.address(arrays), arrays.strides[0]
-        newest = -1 if length is None else length - 1
-        newest_slot = newest if self._direct else self.capacity
-        step = native.PlanStep(
-            native.address(topk),
-            topk.size,
-            newest,
-            newest_slot,
-            self._direct,
-            slots,
-            slots + row_bytes,
-            slots + 2 * row_bytes,
-        )
-        return step, arrays
 
     def _refused_entry(self, topk: IntArray, entry: int) -> GeometryError:
         token, num_tokens = int(topk[entry]), self._native.num_tokens

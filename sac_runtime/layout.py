@@ -13,6 +13,7 @@ Shape letters, used by every docstring of this package:
 from dataclasses import dataclass
 from enum import StrEnum
 from math import gcd
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,6 +109,29 @@ class KvLayout:
         return int((last - first + 1).sum())
 
 
+class LayerRows(NamedTuple):
+    """Where the tokens of one layer lie: token t < num_tokens at row first_row + t, or first_row + table[t] with a table."""
+
+    first_row: int
+    num_tokens: int
+    table: IntArray | None = None
+
+    def row(self, token: int) -> int:
+        """Row number of one token. Raises RowRangeError outside."""
+        if not 0 <= token < self.num_tokens:
+            raise RowRangeError(f"placement: token {token} lies outside [0, {self.num_tokens})")
+        return self.first_row + (token if self.table is None else int(self.table[token]))
+
+    def rows(self, tokens: IntArray) -> IntArray:
+        """Row numbers. tokens: (n,) int64. Returns (n,) int64. Raises RowRangeError for a token outside."""
+        if tokens.size and tokens.view(np.uint64).max() >= self.num_tokens:  # unsigned: one pass finds both ends
+            raise RowRangeError(
+                f"placement: tokens {tokens.min()} to {tokens.max()} lie outside [0, {self.num_tokens})"
+            )
+        rows: IntArray = (tokens if self.table is None else self.table[tokens]) + self.first_row
+        return rows
+
+
 @dataclass(frozen=True)
 class LayerFirst:
     """Plain placement: the rows of a layer lie together, row = first_row + layer * tokens_capacity + token."""
@@ -120,12 +144,12 @@ class LayerFirst:
     def num_rows(self) -> int:
         return self.num_layers * self.tokens_capacity
 
-    def rows(self, layer: int, tokens: IntArray) -> IntArray:
-        """Row numbers of `tokens` in `layer`. tokens: (n,) int64. Raises RowRangeError outside the placement."""
+    def layer(self, layer: int) -> LayerRows:
+        """Where the tokens of `layer` lie. Raises RowRangeError outside the placement."""
         if not 0 <= layer < self.num_layers:
             raise RowRangeError(f"placement: layer={layer} lies outside [0, {self.num_layers})")
-        if tokens.size and tokens.view(np.uint64).max() >= self.tokens_capacity:  # unsigned: one pass finds both ends
-            raise RowRangeError(
-                f"placement: tokens {tokens.min()} to {tokens.max()} lie outside [0, {self.tokens_capacity})"
-            )
-        return tokens + (self.first_row + layer * self.tokens_capacity)
+        return LayerRows(self.first_row + layer * self.tokens_capacity, self.tokens_capacity)
+
+    def rows(self, layer: int, tokens: IntArray) -> IntArray:
+        """Row numbers of `tokens` in `layer`. tokens: (n,) int64. Raises RowRangeError outside the placement."""
+        return self.layer(layer).rows(tokens)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sac_runtime.errors import GeometryError
-from sac_runtime.layout import ByteArray, IntArray
+from sac_runtime.layout import ByteArray, IntArray, LayerRows
 from sac_runtime.pool_format import PoolGeometry
 
 
@@ -20,11 +20,13 @@ class RowTable:
     first_layer: IntArray
     layer_rows: int
 
+    def layer(self, layer: int) -> LayerRows:
+        """Where the tokens of `layer` lie."""
+        return LayerRows(layer * self.layer_rows, self.first_layer.size, self.first_layer)
+
     def rows(self, layer: int, tokens: IntArray) -> IntArray:
-        """Row numbers of `tokens` in `layer`, for store.read_rows. tokens: (n,) int. Returns (n,) int64."""
-        rows = self.first_layer[tokens]
-        rows += layer * self.layer_rows
-        return rows
+        """Row numbers of `tokens` in `layer`, for store.read_rows. tokens: (n,) int64. Raises RowRangeError outside."""
+        return self.layer(layer).rows(tokens)
 
 
 @dataclass(frozen=True)

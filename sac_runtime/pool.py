@@ -184,6 +184,21 @@ class Pool:
                 )
             return self.store.write_rows(self.row_table(blocks).rows(layer, tokens), values)
 
+    def write_token(self, block: int, token: int, values: ByteArray) -> int:
+        """Write one token's KV rows of all layers into an allocated block. values: (L, row_bytes) uint8; token: within the
+        block. Returns and raises as write()."""
+        with self._lock:
+            blocks = np.array([block])
+            self._require_held(blocks, "written")
+            if not 0 <= token < self.geometry.block_tokens:
+                raise GeometryError(
+                    f"pool write: token={token} lies outside [0, {self.geometry.block_tokens}), the tokens of a block"
+                )
+            layers = np.arange(self.geometry.num_layers)
+            return self.store.write_rows(
+                self.row_table(blocks).first_layer[token] + layers * self.geometry.layer_rows, values
+            )
+
     def write_index_keys(self, blocks: IntArray, layer: int, keys: ByteArray) -> int:
         """Write the indexer keys of one layer of allocated blocks. keys: (n * block_tokens, index_key_bytes) uint8. As write()."""
         with self._lock:

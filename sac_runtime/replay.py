@@ -27,8 +27,7 @@ class Replayable(Protocol):
     @property
     def length(self) -> int: ...
     def begin_step(self) -> None: ...
-    def plan(self, layer: int, topk: IntArray) -> Plan: ...
-    def gather(self, layer: int, plan: Plan) -> int: ...
+    def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]: ...
 
 
 class Buffer(Protocol):
@@ -53,11 +52,8 @@ class PlanOnly:
     def begin_step(self) -> None:
         self.length += 1
 
-    def plan(self, layer: int, topk: IntArray) -> Plan:
-        return self._buffers[layer].plan(topk, self.length)
-
-    def gather(self, layer: int, plan: Plan) -> int:
-        return 0
+    def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]:
+        return self._buffers[layer].plan(topk, self.length), 0
 
 
 @dataclass(frozen=True)
@@ -102,9 +98,7 @@ class Replay:
         return ReplayedStep(step.index, plans, tuple(tuple(ns for _, ns in layers) for layers in fetches))
 
     def _fetch(self, step: TraceStep, number: int, layer: int) -> tuple[Plan, int]:
-        request = self._requests[number]
-        plan = request.plan(layer, step.tokens(layer, number))
-        elapsed_ns = request.gather(layer, plan)
+        plan, elapsed_ns = self._requests[number].fetch(layer, step.tokens(layer, number))
         self.counters[layer].count(plan)
         self.fetched_ns[layer] += elapsed_ns
         return plan, elapsed_ns

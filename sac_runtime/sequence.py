@@ -11,7 +11,7 @@ import numpy as np
 from sac_runtime.block_hash import chain_hashes
 from sac_runtime.directory import ABSENT
 from sac_runtime.fetch import Home
-from sac_runtime.layout import ByteArray, IntArray
+from sac_runtime.layout import ByteArray, IntArray, LayerRows
 from sac_runtime.pool import Lease, Pool
 
 IndexKeys = Callable[[int, int, int], ByteArray]
@@ -61,9 +61,9 @@ class PoolSequence:
             self._add_blocks(self.pool.allocate(missing))
         self._tokens = np.concatenate([self._tokens, tokens])
 
-    def rows(self, layer: int, tokens: IntArray) -> IntArray:
-        """Row numbers of `tokens` in `layer`. tokens: (n,) int64. Returns (n,) int64."""
-        return self._table.rows(layer, tokens)
+    def layer(self, layer: int) -> LayerRows:
+        """Where the tokens of `layer` lie, with room to the end of the last block."""
+        return self._table.layer(layer)
 
     def write(self, layer: int, first_token: int, values: ByteArray) -> int:
         """Write rows of consecutive tokens, those in sealed blocks left out. values: (n, row_bytes) uint8. Returns ns."""
@@ -74,10 +74,15 @@ class PoolSequence:
         held = self._blocks[self._num_sealed :]
         return self.pool.write(held, layer, unsealed, max(0, first_token - sealed_tokens))
 
+    def write_token(self, token: int, values: ByteArray) -> int:
+        """Write the rows that a token outside the sealed blocks has in all layers. values: (L, row_bytes) uint8. Returns ns."""
+        block, within = divmod(token, self._block_tokens)
+        return self.pool.write_token(int(self._blocks[block]), within, values)
+
     def read(self, layer: int, num_tokens: int) -> ByteArray:
         """Rows of the first `num_tokens` tokens, (num_tokens, row_bytes) uint8."""
         out = np.empty((num_tokens, self.pool.geometry.layout.row_bytes), np.uint8)
-        self.pool.store.read_rows(self.rows(layer, np.arange(num_tokens)), out)
+        self.pool.store.read_rows(self.layer(layer).rows(np.arange(num_tokens)), out)
         return out
 
     def read_index_keys(self, layer: int) -> ByteArray:
@@ -122,3 +127,6 @@ class PoolHome(Home):
     def write(self, layer: int, tokens: IntArray, values: ByteArray) -> int:
         """tokens must be consecutive."""
         return self.sequence.write(layer, int(tokens[0]), values)
+
+    def write_token(self, token: int, values: ByteArray) -> int:
+        return self.sequence.write_token(token, values)

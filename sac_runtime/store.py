@@ -23,7 +23,7 @@ from sac_runtime.label import Label
 from sac_runtime.layout import PAGE_BYTES, ByteArray, IntArray, KvLayout
 
 HUGE_PAGE_BYTES = 2 << 20
-DEFAULT_PREFETCH_ROWS = 32  # measured: scripts/bench/gather.py --sweep
+DEFAULT_PREFETCH_ROWS = 4  # measured: scripts/bench/gather.py --sweep
 MIN_ROWS_FOR_TEAM = 128  # below, waking a thread costs more than it saves; scripts/bench/gather.py
 
 
@@ -225,6 +225,16 @@ class MappedStore:
             raise StoreError(f"store {self.name!r}: is closed")
         return self._base
 
+    @property
+    def rows_address(self) -> int:
+        """Address of row 0. Raises StoreError once closed."""
+        return self.address + self.rows_offset
+
+    @property
+    def has_helpers(self) -> bool:
+        """Whether threads share its gathers."""
+        return self._team is not None
+
     def read_rows(self, rows: IntArray, out: ByteArray) -> int:
         """As KvStore.read_rows."""
         self._require_numbers("rows", rows)
@@ -244,6 +254,12 @@ class MappedStore:
                 f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot a row"
             )
         return self._move(self._gather(rows), rows, buffer, slots)
+
+    def gather_into(self, buffer: ByteArray) -> native.RowsCall:
+        """read_rows_into_slots for a native caller, who fills in rows and slots. It holds addresses, and keeps nothing alive."""
+        self._require_packed("buffer", buffer, len(buffer))
+        _require_writable("buffer", buffer)
+        return self._call(None, 0, buffer, None)
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:
         """As KvStore.write_rows."""
@@ -307,25 +323,28 @@ class MappedStore:
         return self._library.sac_gather  # type: ignore[no-any-return]
 
     def _move(self, move: Callable[[int], int], rows: IntArray, packed: ByteArray, slots: IntArray | None) -> int:
-        call = native.RowsCall(
-            self.address + self.rows_offset,
-            self.num_rows,
-            self.layout.stride_bytes,
-            self.layout.row_bytes,
-            native.address(rows),
-            rows.shape[0],
-            native.address(packed),
-            None if slots is None else native.address(slots),
-            packed.shape[0],
-            self.prefetch_rows,
-            self.copy,
-        )
+        call = self._call(native.address(rows), rows.shape[0], packed, None if slots is None else native.address(slots))
         start_ns = time.perf_counter_ns()
         outside = move(ctypes.addressof(call))
         elapsed_ns = time.perf_counter_ns() - start_ns
         if outside:
             raise self._outside(outside - 1, rows, slots, packed.shape[0])
         return elapsed_ns
+
+    def _call(self, rows: int | None, num_rows: int, packed: ByteArray, slots: int | None) -> native.RowsCall:
+        return native.RowsCall(
+            self.rows_address,
+            self.num_rows,
+            self.layout.stride_bytes,
+            self.layout.row_bytes,
+            rows,
+            num_rows,
+            native.address(packed),
+            slots,
+            packed.shape[0],
+            self.prefetch_rows,
+            self.copy,
+        )
 
     def _outside(self, entry: int, rows: IntArray, slots: IntArray | None, num_slots: int) -> RowRangeError:
         if slots is not None and 0 <= rows[entry] < self.num_rows:

@@ -139,10 +139,10 @@ class _Watched(Request):
     plan_made: Plan
     positions: IntArray
 
-    def plan(self, layer: int, topk: IntArray) -> Plan:
+    def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]:
         self.positions = topk
-        self.plan_made = super().plan(layer, topk)
-        return self.plan_made
+        self.plan_made, elapsed_ns = super().fetch(layer, topk)
+        return self.plan_made, elapsed_ns
 
 
 def digests(rows: ByteArray) -> ByteArray:
@@ -200,6 +200,7 @@ def _decode_token(job: Job, index: int, sequence: _Watched, request: BinaryIO, r
         (attention,) = step(layer, [sequence], [_next_query(job, index, request)], job.softmax_scale)
         chosen = sequence.chosen_rows(layer, sequence.plan_made)
         reply.note((index, layer), sequence.positions, chosen, sequence.plan_made, attention)
+    sequence.write_back()
 
 
 def _next_query(job: Job, index: int, request: BinaryIO) -> LayerQuery:

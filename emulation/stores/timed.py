@@ -124,8 +124,8 @@ class TimedStore:
         latency_ns = self.path.profile.latency_ns()
         if self.label is Label.MODELLED:
             return self.clock.stall(self.clock.now_ns(), round(num_reads * latency_ns)) / num_reads
-        stride_bytes, rows_address = store.layout.stride_bytes, store.address + store.rows_offset
-        elapsed_ns, late, _ = native.chase(rows_address, store.num_rows, stride_bytes, row, num_reads, latency_ns)
+        stride_bytes = store.layout.stride_bytes
+        elapsed_ns, late, _ = native.chase(store.rows_address, store.num_rows, stride_bytes, row, num_reads, latency_ns)
         self.clock.count_late(late)
         return elapsed_ns / num_reads
 

@@ -53,8 +53,6 @@ class BufferState(ctypes.Structure):
         ("token_of_slot", ctypes.c_void_p),
         ("order", ctypes.c_void_p),
         ("capacity", ctypes.c_int64),
-        ("hit", ctypes.c_void_p),
-        ("used", ctypes.c_void_p),
     )
 
 
@@ -70,7 +68,12 @@ class PlanStep(ctypes.Structure):
         ("slots", ctypes.c_void_p),
         ("miss_tokens", ctypes.c_void_p),
         ("victim_slots", ctypes.c_void_p),
+        ("miss_rows", ctypes.c_void_p),
+        ("row_of_token", ctypes.c_void_p),
+        ("first_row", ctypes.c_int64),
         ("compulsory", ctypes.c_int64),
+        ("outside", ctypes.c_int64),
+        ("gather_ns", ctypes.c_int64),
     )
 
 
@@ -99,6 +102,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sac_page_nodes": (_I32, (_P, ctypes.c_uint64, _P)),
     "sac_top_k": (_I64, (_P, _I64, _I64, _P, _I32)),
     "sac_plan": (_I64, (_P, _P)),
+    "sac_fetch": (_I64, (_P, _P, _P)),
     "sac_index_add": (_I64, (_P, _P, _I64)),
     "sac_index_remove": (None, (_P, _P, _I64)),
     "sac_index_find": (None, (_P, _P, _I64, _P)),

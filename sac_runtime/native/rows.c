@@ -13,46 +13,63 @@ INLINE uint8_t *packed_row(const struct sac_rows *r, int64_t i)
 
 INLINE uint8_t *store_row(const struct sac_rows *r, int64_t i) { return r->store + r->rows[i] * r->stride; }
 
-INLINE void prefetch_row(const struct sac_rows *r, int64_t i)
+/* Prefetched is the row that `r->prefetch` names from i, or the last one: prefetching what is there already does no harm. */
+INLINE const uint8_t *row_ahead(const struct sac_rows *r, int64_t i, int64_t distance)
 {
-    uintptr_t from = (uintptr_t)store_row(r, i);
-    for (uintptr_t line = from & ~(uintptr_t)(SAC_LINE - 1); line < from + (uintptr_t)r->row_bytes; line += SAC_LINE)
-        _mm_prefetch((const char *)line, _MM_HINT_T1);
+    return store_row(r, i + distance < r->n ? i + distance : r->n - 1);
+}
+
+INLINE void prefetch(const uint8_t *from) { _mm_prefetch((const char *)from, _MM_HINT_T0); }
+
+INLINE void copy_rest(uint8_t *to, const uint8_t *from, int64_t size)
+{
+    for (; size >= 16; size -= 16, to += 16, from += 16)
+        _mm_storeu_si128((__m128i *)to, _mm_loadu_si128((const __m128i *)from));
+    for (; size > 0; size--)
+        *to++ = *from++;
 }
 
 /* `copy_line` moves 64 bytes, and `stream_line` does so past the caches, to a whole line. What is left of a row goes by 16 and
- * then by 1. Rows that start on a line are scattered by streaming: nobody reads them here soon, the lines need not be fetched
+ * then by 1.
+ *
+ * A gather prefetches line by line as it copies: a core has few misses in flight at once, and drops prefetches that come in a
+ * burst while all are taken (a whole row's at once gained a tenth of what these gain). A row's first line waits for its page as
+ * well, and comes FIRST_LINE times as far ahead.
+ *
+ * Rows that start on a line are scattered by streaming: nobody reads them here soon, the lines need not be fetched
  * first (1.3 to 3.5 times as fast, measured from 16 rows on), and a flush finds nothing left to write back. */
+enum { FIRST_LINE = 4 };
+
 #define DEFINE_ROWS(name, isa, copy_line, stream_line)                                                                         \
-    __attribute__((target(isa))) static void copy_row_##name(uint8_t *to, const uint8_t *from, int64_t size, int stream)       \
-    {                                                                                                                          \
-        for (; stream && size >= 64; size -= 64, to += 64, from += 64)                                                         \
-            stream_line(to, from);                                                                                             \
-        for (; size >= 64; size -= 64, to += 64, from += 64)                                                                   \
-            copy_line(to, from);                                                                                               \
-        for (; size >= 16; size -= 16, to += 16, from += 16)                                                                   \
-            _mm_storeu_si128((__m128i *)to, _mm_loadu_si128((const __m128i *)from));                                           \
-        for (; size > 0; size--)                                                                                               \
-            *to++ = *from++;                                                                                                   \
-    }                                                                                                                          \
     __attribute__((target(isa))) static void gather_##name(const struct sac_rows *r)                                           \
     {                                                                                                                          \
-        int64_t ahead = r->prefetch < r->n ? r->prefetch : r->n;                                                               \
-        for (int64_t i = 0; i < ahead; i++)                                                                                    \
-            prefetch_row(r, i);                                                                                                \
         for (int64_t i = 0; i < r->n; i++) {                                                                                   \
-            if (ahead && i + ahead < r->n)                                                                                     \
-                prefetch_row(r, i + ahead);                                                                                    \
-            copy_row_##name(packed_row(r, i), store_row(r, i), r->row_bytes, 0);                                               \
+            const uint8_t *from = store_row(r, i), *ahead = row_ahead(r, i, r->prefetch);                                      \
+            uint8_t *to = packed_row(r, i);                                                                                    \
+            int64_t size = r->row_bytes;                                                                                       \
+            prefetch(row_ahead(r, i, FIRST_LINE * (int64_t)r->prefetch));                                                      \
+            for (; size >= 64; size -= 64, to += 64, from += 64, ahead += 64) {                                                \
+                prefetch(ahead);                                                                                               \
+                copy_line(to, from);                                                                                           \
+            }                                                                                                                  \
+            prefetch(ahead + size - 1);                                                                                        \
+            copy_rest(to, from, size);                                                                                         \
         }                                                                                                                      \
     }                                                                                                                          \
     __attribute__((target(isa))) static void scatter_##name(const struct sac_rows *r)                                          \
     {                                                                                                                          \
         for (int64_t i = 0; i < r->n; i++) {                                                                                   \
             uint8_t *to = store_row(r, i);                                                                                     \
-            copy_row_##name(to, packed_row(r, i), r->row_bytes, (uintptr_t)to % SAC_LINE == 0);                                \
+            const uint8_t *from = packed_row(r, i);                                                                            \
+            int64_t size = r->row_bytes;                                                                                       \
+            if ((uintptr_t)to % SAC_LINE == 0)                                                                                 \
+                for (; size >= 64; size -= 64, to += 64, from += 64)                                                           \
+                    stream_line(to, from);                                                                                     \
+            for (; size >= 64; size -= 64, to += 64, from += 64)                                                               \
+                copy_line(to, from);                                                                                           \
+            copy_rest(to, from, size);                                                                                         \
         }                                                                                                                      \
-        _mm_sfence(); /* streamed lines are visible to other CPUs in order with later stores */                               \
+        _mm_sfence(); /* streamed lines are visible to other CPUs in order with later stores */                                \
     }
 
 #define LINE_BY(step, move)                                                                                                    \

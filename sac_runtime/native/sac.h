@@ -65,8 +65,6 @@ struct sac_buffer {
     int32_t *token_of_slot; /* (capacity,): token or -1 */
     int32_t *order;         /* (capacity,): slots, least recently used first */
     int64_t capacity;
-    int32_t *hit;  /* (capacity,) scratch */
-    uint8_t *used; /* (capacity + 3,) scratch */
 };
 
 /* One step: tokens in, slots and misses out. direct: token t has slot t, and nothing is ever evicted. */
@@ -76,11 +74,19 @@ struct sac_step {
     int64_t newest, newest_slot; /* -1: none */
     int64_t direct;
     int64_t *slots, *miss_tokens, *victim_slots; /* (n,) each */
-    int64_t compulsory;                          /* misses of tokens that never had a slot */
+    int64_t *miss_rows;                          /* (n,) where the misses lie in a store, for sac_fetch; or NULL */
+    const int64_t *row_of_token;                 /* token t lies at row row_of_token[t] + first_row, NULL: t + first_row */
+    int64_t first_row;
+    int64_t compulsory;                          /* out: misses of tokens that never had a slot */
+    int64_t outside, gather_ns;                  /* out, by sac_fetch: what sac_gather returned, and how long it took */
 };
 
-/* Number of misses; or -1 - i for the first entry i that is outside or named twice (then nothing has changed). */
+/* Number of misses; or -1 - i for the first entry i that is outside or named twice, INT64_MIN without memory (then nothing has
+ * changed). */
 SAC_EXPORT int64_t sac_plan(struct sac_buffer *buffer, struct sac_step *step);
+
+/* fetch.c: sac_plan, then its misses gathered into their slots. gather: rows, n and slots are filled in here. */
+SAC_EXPORT int64_t sac_fetch(struct sac_buffer *buffer, struct sac_step *step, struct sac_rows *gather);
 
 /* index.c. Open addressing over block numbers: table[place] is block + 1, SAC_EMPTY or SAC_REMOVED; hashes of two words each. */
 enum { SAC_EMPTY = 0, SAC_REMOVED = -1 };

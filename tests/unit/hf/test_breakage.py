@@ -18,40 +18,45 @@ def test_the_comparison_passes_on_the_code_as_it_is(deepseek, make_pool):
 
 
 def test_reading_another_layers_rows_is_noticed(deepseek, make_pool, monkeypatch):
-    right = PoolSequence.rows
-    monkeypatch.setattr(PoolSequence, "rows", lambda self, layer, tokens: right(self, (layer + 1) % 3, tokens))
+    right = PoolSequence.layer
+    monkeypatch.setattr(PoolSequence, "layer", lambda self, layer: right(self, (layer + 1) % 3))
     assert deepseek.broken_run(make_pool(deepseek)) > CLEARLY * deepseek.tolerance
 
 
 def test_reading_the_neighbouring_tokens_row_is_noticed(deepseek, make_pool, monkeypatch):
-    right = PoolSequence.rows
-    monkeypatch.setattr(PoolSequence, "rows", lambda self, layer, tokens: right(self, layer, np.maximum(tokens - 1, 0)))
+    def one_row_down(self, layer):
+        place = right(self, layer)
+        return place._replace(table=np.maximum(place.table - 1, 0))
+
+    right = PoolSequence.layer
+    monkeypatch.setattr(PoolSequence, "layer", one_row_down)
     assert deepseek.broken_run(make_pool(deepseek)) > CLEARLY * deepseek.tolerance
 
 
 def test_a_stale_slot_is_noticed(deepseek, make_pool, monkeypatch):
-    right = Request._fill
+    right = Request.fetch
 
-    def all_but_the_first_miss(self, layer, plan):
-        held = self.slots[layer, plan.victim_slots[:1]].copy()
-        elapsed_ns = right(self, layer, plan)
-        self.slots[layer, plan.victim_slots[:1]] = held
-        return elapsed_ns
+    def all_but_the_first_miss(self, layer, topk):
+        held = self.slots[layer].copy()
+        plan, elapsed_ns = right(self, layer, topk)
+        self.slots[layer, plan.victim_slots[:1]] = held[plan.victim_slots[:1]]
+        return plan, elapsed_ns
 
-    monkeypatch.setattr(Request, "_fill", all_but_the_first_miss)
+    monkeypatch.setattr(Request, "fetch", all_but_the_first_miss)
     assert deepseek.broken_run(make_pool(deepseek)) > CLEARLY * deepseek.tolerance
 
 
 def test_the_newest_row_one_slot_off_is_noticed(deepseek, make_pool, monkeypatch):
     def off_by_one(self, layer, plan, row):
-        self.slots[layer, plan.newest_slot - 1] = row
+        right(self, layer, plan._replace(newest_slot=plan.newest_slot - 1), row)
 
+    right = Request.place_newest
     monkeypatch.setattr(Request, "place_newest", off_by_one)
     assert deepseek.broken_run(make_pool(deepseek)) > CLEARLY * deepseek.tolerance
 
 
 def test_a_row_that_decode_does_not_write_back_is_noticed(deepseek, make_pool, monkeypatch):
-    monkeypatch.setattr(Request, "write_back", lambda self, layer, row: None)
+    monkeypatch.setattr(Request, "write_back", lambda self: None)
     assert deepseek.broken_run(make_pool(deepseek)) == float("inf")  # the poison
 
 

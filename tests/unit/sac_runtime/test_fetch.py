@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sac_runtime.attention import dense_masked_reference, softmax_scale
-from sac_runtime.errors import GeometryError, RowRangeError
+from sac_runtime.errors import GeometryError, RowRangeError, StoreError
 from sac_runtime.fetch import (
     FetchConfig,
     Home,
@@ -17,7 +17,6 @@ from sac_runtime.fetch import (
     step,
 )
 from sac_runtime.guards import layers_with_wrong_canary, poison_all_but, poison_rows, write_canaries
-from sac_runtime.hot_buffer import HotBuffer
 from sac_runtime.layout import KvLayout, LayerFirst
 from sac_runtime.quantise import pack_rows, unpack_rows
 from sac_runtime.store import MappedStore
@@ -82,6 +81,7 @@ def decode(request, sequence, steps, check):
             query = sequence.query(layer, request.length)
             (output,) = step(layer, [request], [query], SCALE)
             check(output, sequence.expected(layer, query, request.length))
+        request.write_back()
 
 
 def assert_close(output, expected):
@@ -134,6 +134,8 @@ def test_a_batch_of_requests_with_unequal_lengths_is_each_as_if_alone():
                 outputs = step(layer, batch, queries, SCALE)
                 for sequence, request, query, output in zip(sequences, batch, queries, outputs, strict=True):
                     assert_close(output, sequence.expected(layer, query, request.length))
+            for request in batch:
+                request.write_back()
 
 
 def test_rows_that_a_step_did_not_choose_are_never_read():
@@ -161,16 +163,64 @@ def test_a_store_that_only_has_the_seam_gives_the_same_bytes_as_one_that_gathers
             decode(request, sequence, 10, assert_close)
 
 
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.name}-{layout.stride_bytes}")
+def test_one_native_call_does_what_a_plan_and_a_gather_do(layout):
+    random, placement = np.random.default_rng(0), LayerFirst(1, 400)
+    config = FetchConfig(1, TOP_K, TOP_K + 5)
+    with MappedStore.anonymous(layout, placement.num_rows) as store:
+        store.write_rows(np.arange(400), random.integers(0, 256, (400, layout.row_bytes), np.uint8))
+        home = Home(store, placement)
+        with Request(home, config, 10, 400) as at_once, Request(home, config, 10, 400) as in_two:
+            for request in (at_once, in_two):
+                request.slots[:] = 0
+            for length in range(11, 200):  # from the direct path into the LRU one
+                topk = random.permutation(length)[: min(TOP_K, length)]
+                at_once.begin_step()
+                in_two.begin_step()
+                plan, _ = at_once.fetch(0, topk)
+                other = in_two.plan(0, topk)
+                in_two.gather(0, other)
+                assert all(np.array_equal(a, b) for a, b in zip(plan, other, strict=True))
+                assert np.array_equal(at_once.slots, in_two.slots)
+            assert at_once.buffers[0].counters == in_two.buffers[0].counters
+            assert at_once.traffic.fetched_bytes == in_two.traffic.fetched_bytes > 0
+
+
+def test_a_step_that_names_a_token_twice_plans_and_moves_nothing():
+    with MappedStore.anonymous(KvLayout.bf16(), 50) as store:
+        request = Request(Home(store, LayerFirst(1, 50)), FetchConfig(1, 4, 4), 20, 50)
+        request.slots[:] = 0
+        request.begin_step()
+        with pytest.raises(GeometryError, match=r"topk\[2\]=3 is named twice"):
+            request.fetch(0, np.array([3, 5, 3]))
+        assert not request.slots.any()
+        assert request.traffic.fetched_bytes == request.traffic.fetched_ns == 0
+        assert request.fetch(0, np.array([3, 5]))[0].misses == 2
+
+
+def test_a_request_over_a_closed_store_is_refused_and_not_read():
+    store = MappedStore.anonymous(KvLayout.bf16(), 50)
+    request = Request(Home(store, LayerFirst(1, 50)), FetchConfig(1, 4, 4), 20, 50)
+    request.begin_step()
+    store.close()
+    with pytest.raises(StoreError, match="is closed"):
+        request.fetch(0, np.array([3, 5]))
+
+
 def test_a_fetch_that_fails_leaves_no_row_taken_for_present():
     layout = KvLayout.bf16()
     with MappedStore.anonymous(layout, 50) as store:
         placement = LayerFirst(1, 100)  # of which the store holds half
         request = Request(Home(store, placement), FetchConfig(1, 4, 4), 90, 100)
         request.begin_step()
-        plan = request.plan(0, np.array([1, 2, 80]))
-        with pytest.raises(RowRangeError, match=r"rows\[2\]=80 lies outside \[0, 50\)"):
-            request.gather(0, plan)
-        assert request.plan(0, np.array([1, 2])).misses == 2
+        for _ in range(2):  # at once, then in two
+            with pytest.raises(RowRangeError, match=r"rows\[2\]=80 lies outside \[0, 50\)"):
+                request.fetch(0, np.array([1, 2, 80]))
+            plan = request.plan(0, np.array([1, 2, 80]))
+            assert plan.misses == 3
+            with pytest.raises(RowRangeError, match=r"rows\[2\]=80 lies outside \[0, 50\)"):
+                request.gather(0, plan)
+        assert request.fetch(0, np.array([1, 2]))[0].misses == 2
 
 
 def test_traffic_counts_the_payload_that_moved():
@@ -190,6 +240,25 @@ def test_traffic_counts_the_payload_that_moved():
             assert traffic.written_bytes == 2 * LAYERS * 656
 
 
+def test_a_step_is_not_over_before_every_layer_has_its_new_row():
+    with MappedStore.anonymous(KvLayout.bf16(), 60) as store:
+        request = Request(Home(store, LayerFirst(3, 20)), FetchConfig(3, 4, 4), 9, 11)
+        row = np.full(1152, 7, np.uint8)
+        for length in (10, 11):
+            request.begin_step()
+            for layer in (0, 2):
+                request.place_newest(layer, request.plan(layer, np.array([length - 1])), row)
+            with pytest.raises(GeometryError, match=rf"layers \[1\] have no row for token {length - 1}"):
+                request.write_back()
+            request.place_newest(1, request.plan(1, np.array([length - 1])), row)
+            request.write_back()
+        with pytest.raises(GeometryError, match="length=11 has reached tokens_capacity"):
+            request.begin_step()
+        held = np.empty((60, 1152), np.uint8)
+        store.read_rows(np.arange(60), held)
+        assert np.flatnonzero(held.any(axis=1)).tolist() == [9, 10, 29, 30, 49, 50]
+
+
 def test_top_k_moves_more_than_the_prefix_after_length_over_misses_steps():
     assert breakeven_steps(length=131072, misses_per_step=128) == 1024
     assert breakeven_steps(length=131072, misses_per_step=0) == float("inf")
@@ -202,24 +271,25 @@ def test_a_request_longer_than_its_room_is_refused():
 
 
 class OffByOneLayer(LayerFirst):
-    def rows(self, layer, tokens):
-        return super().rows((layer + 1) % self.num_layers, tokens)
+    def layer(self, layer):
+        return super().layer((layer + 1) % self.num_layers)
 
 
 class OffByOneToken(LayerFirst):
-    def rows(self, layer, tokens):
-        return super().rows(layer, np.minimum(tokens + 1, self.tokens_capacity - 1))
+    def layer(self, layer):
+        place = super().layer(layer)
+        return place._replace(first_row=place.first_row + 1)
 
 
 def shuffled_victims(monkeypatch):
-    plan_of = HotBuffer.plan
+    fetch = Request.fetch
 
-    def plan(self, topk, length=None):
-        right = plan_of(self, topk, length)
-        right.victim_slots[:] = right.victim_slots[::-1]
-        return right
+    def fetch_into_others(self, layer, topk):
+        plan, elapsed_ns = fetch(self, layer, topk)
+        self.slots[layer, plan.victim_slots] = self.slots[layer, plan.victim_slots[::-1]]
+        return plan, elapsed_ns
 
-    monkeypatch.setattr(HotBuffer, "plan", plan)
+    monkeypatch.setattr(Request, "fetch", fetch_into_others)
 
 
 def unsorted_slots(monkeypatch):
@@ -228,18 +298,31 @@ def unsorted_slots(monkeypatch):
 
 def newest_one_slot_off(monkeypatch):
     def place(self, layer, plan, row):
-        self.slots[layer, plan.newest_slot - 1] = row
+        right(self, layer, plan._replace(newest_slot=plan.newest_slot - 1), row)
 
+    right = Request.place_newest
     monkeypatch.setattr(Request, "place_newest", place)
 
 
 def newest_row_of_the_token_before(monkeypatch):
-    write = Request.write
-    monkeypatch.setattr(Request, "write_back", lambda self, layer, row: write(self, layer, self.length - 2, row[None]))
+    write = Home.write_token
+    monkeypatch.setattr(Home, "write_token", lambda self, token, values: write(self, token - 1, values))
+
+
+def newest_rows_a_layer_off(monkeypatch):
+    write = Home.write_token
+    monkeypatch.setattr(Home, "write_token", lambda self, token, values: write(self, token, np.roll(values, 1, axis=0)))
 
 
 @pytest.mark.parametrize(
-    "break_it", [shuffled_victims, unsorted_slots, newest_one_slot_off, newest_row_of_the_token_before]
+    "break_it",
+    [
+        shuffled_victims,
+        unsorted_slots,
+        newest_one_slot_off,
+        newest_row_of_the_token_before,
+        newest_rows_a_layer_off,
+    ],
 )
 def test_the_reference_notices_a_broken(break_it, monkeypatch):
     layout, capacity = KvLayout.fp8(), 100
@@ -256,7 +339,7 @@ def test_the_reference_notices_a_broken(break_it, monkeypatch):
 def test_the_reference_notices_a_wrong_offset(wrong):
     layout, capacity = KvLayout.fp8(), 100
     sequence = Sequence(layout, capacity)
-    with MappedStore.anonymous(layout, LAYERS * capacity) as store:
+    with MappedStore.anonymous(layout, LAYERS * capacity + 1) as store:
         prefill(Home(store, LayerFirst(LAYERS, capacity)), sequence, 60)
         request = Request(Home(store, wrong(LAYERS, capacity)), FetchConfig(LAYERS, TOP_K, TOP_K), 60, capacity)
         with pytest.raises(AssertionError):
