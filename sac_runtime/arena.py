@@ -7,7 +7,7 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sac_runtime.errors import BlockStateError
+from sac_runtime.errors import BlockStateError, GeometryError
 from sac_runtime.layout import IntArray
 from sac_runtime.pool_format import PoolGeometry
 
@@ -49,7 +49,7 @@ class Arena:
 
     def allocate(self, count: int) -> IntArray:
         """Take free blocks; there must be enough. Returns (count,) int64."""
-        assert count <= self.num_free
+        assert 0 <= count <= self.num_free
         num_freed = min(count, self._num_freed)
         self._num_freed -= num_freed
         first_unused = self._next_unused
@@ -62,6 +62,11 @@ class Arena:
         )
         self._states[taken] = BlockState.HELD
         return taken + self.first
+
+    def held_of(self, blocks: IntArray) -> IntArray:
+        """Those of `blocks`, all of this host, that are still held."""
+        held: IntArray = blocks[self._states[blocks - self.first] == BlockState.HELD]
+        return held
 
     def free(self, blocks: IntArray) -> None:
         """Give back blocks that were allocated and never published."""
@@ -101,7 +106,10 @@ class Arena:
 
     def require(self, blocks: IntArray, state: BlockState, verb: str) -> IntArray:
         """Numbers within the arena of `blocks`. Raises BlockStateError unless each is of this host, in `state`, named once."""
-        own = np.asarray(blocks, np.int64) - self.first
+        numbers = np.asarray(blocks)
+        if numbers.size and numbers.dtype.kind not in "iu":
+            raise GeometryError(f"pool host {self.host}: blocks is {numbers.dtype}; block numbers are integers")
+        own = numbers.astype(np.int64) - self.first
         if own.size and not (own.min() >= 0 and own.max() < len(self._states)):
             raise BlockStateError(
                 f"pool host {self.host}: blocks {blocks} are not all of its arena "

@@ -16,6 +16,7 @@ from sac_runtime.errors import GeometryError
 from sac_runtime.layout import IntArray
 
 HASH_BYTES = 16
+MOST_ROOT_BYTES = 64  # a key of blake2b
 
 BlockHashes = NDArray[np.uint64]  # (n, 2): low and high word of each hash
 
@@ -28,6 +29,10 @@ def chain_hashes(tokens: IntArray, block_tokens: int, root: bytes = b"", partial
     Raises GeometryError."""
     if block_tokens < 1:
         raise GeometryError(f"chain_hashes: block_tokens={block_tokens} must be at least 1")
+    if len(root) > MOST_ROOT_BYTES:
+        raise GeometryError(f"chain_hashes: root of {len(root)} bytes exceeds {MOST_ROOT_BYTES}; give a digest of it")
+    if np.asarray(tokens).size and np.asarray(tokens).dtype.kind not in "iu":
+        raise GeometryError(f"chain_hashes: tokens is {np.asarray(tokens).dtype}; token numbers are integers")
     encoded = memoryview(np.ascontiguousarray(tokens, dtype="<i8").tobytes())
     step = 8 * block_tokens
     end = len(encoded) if partial else len(encoded) // step * step

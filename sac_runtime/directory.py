@@ -10,6 +10,7 @@ import numpy as np
 
 from sac_runtime import native
 from sac_runtime.block_hash import BlockHashes
+from sac_runtime.errors import GeometryError
 from sac_runtime.hosts import HostsView
 from sac_runtime.journal import Journal
 from sac_runtime.layout import IntArray
@@ -34,7 +35,7 @@ class Directory:
         self.publications = np.zeros(geometry.num_blocks, np.uint64)
         self.num_tokens = np.zeros(geometry.num_blocks, np.uint16)
         self._hashes = np.zeros((geometry.num_blocks, 2), np.uint64)
-        self._sequences = np.zeros(geometry.blocks_per_host, np.uint64)  # latest entry of each own block
+        self._sequences = np.zeros(geometry.num_blocks, np.uint64)  # of the latest entry of each block
         self._index = _HashIndex(self._hashes)
 
     @property
@@ -51,10 +52,16 @@ class Directory:
             while self._cursors[host] < head and not self._follow(host, head):
                 view = look()  # the journal came round while it was read: its head is further by now
                 head = int(view.states["head"][host])
+                self._withdraw(host, self._journals[host].oldest_live(head))
         return view
 
     def find(self, hashes: BlockHashes) -> IntArray:
-        """Block of each hash, or ABSENT. hashes: (n, 2) uint64. Returns (n,) int64. All 128 bits are compared."""
+        """Block of each hash, or ABSENT. hashes: (n, 2) uint64. Returns (n,) int64. All 128 bits are compared.
+        Raises GeometryError."""
+        if hashes.ndim != 2 or hashes.shape[1] != 2 or hashes.dtype != np.uint64:
+            raise GeometryError(
+                f"pool lookup: hashes is {hashes.dtype} of shape {hashes.shape}; it must be uint64 of shape (n, 2)"
+            )
         return self._index.find(hashes)
 
     def apply(self, host: int, entries: Lines, head: int) -> None:
@@ -68,15 +75,14 @@ class Directory:
         self._hashes[blocks] = hashes_in(entries)
         self.num_tokens[blocks] = entries["num_tokens"]
         self._index.add(blocks[changed & (after > 0)])
-        if host == self._host:
-            self._sequences[blocks - self._arena(host).start] = entries["sequence"]
+        self._sequences[blocks] = entries["sequence"]
         self._cursors[host] = head
 
     def live_entries(self, first: int, stop: int) -> Lines:
         """Copies of the own live entries that have sequences in [first, stop). Returns (n,) ENTRY."""
-        arena = self._arena(self._host)
-        old = (self._sequences >= first) & (self._sequences < stop) & (self.publications[arena] > 0)
-        return self.entries_of(np.flatnonzero(old) + arena.start)
+        blocks = self.published_by(self._host)
+        sequences = self._sequences[blocks]
+        return self.entries_of(blocks[(sequences >= first) & (sequences < stop)])
 
     def published_by(self, host: int) -> IntArray:
         """Blocks of `host` that can be found, (n,) int64."""
@@ -99,7 +105,7 @@ class Directory:
         journal, cursor = self._journals[host], self._cursors[host]
         if cursor >= journal.oldest_live(head) and not any(self._take_in(host, cursor, head)):
             return True
-        self._forget(host)
+        self._unpublish(self.published_by(host))
         self.num_torn_entries += self._take_in(host, journal.oldest_live(head), head)[0]
         return False
 
@@ -113,9 +119,15 @@ class Directory:
             overwritten += num_overwritten
         return torn, overwritten
 
-    def _forget(self, host: int) -> None:
-        self._index.remove(self.published_by(host))
-        self.publications[self._arena(host)] = 0
+    def _withdraw(self, host: int, oldest_live: int) -> None:
+        """Take back what entries before `oldest_live` said: they were read while their slots were being overwritten, so that a
+        tombstone among them may be missing. What is live of them has a copy further on."""
+        blocks = self.published_by(host)
+        self._unpublish(blocks[self._sequences[blocks] < oldest_live])
+
+    def _unpublish(self, blocks: IntArray) -> None:
+        self._index.remove(blocks)
+        self.publications[blocks] = 0
 
     def _arena(self, host: int) -> slice:
         return slice(host * self._geometry.blocks_per_host, (host + 1) * self._geometry.blocks_per_host)
@@ -161,6 +173,7 @@ class _HashIndex:
 
     def _use_table_of(self, num_places: int) -> None:
         self._table = np.zeros(num_places, np.int32)
+        self._places[:] = 0  # those of a larger table lie outside of this one
         self._num_used = 0
         self._index = native.Index(
             native.address(self._table), num_places - 1, native.address(self._hashes), native.address(self._places)

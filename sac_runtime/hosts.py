@@ -7,8 +7,13 @@ A host that others take for dead may be merely slow. It is never trusted to be d
 before anybody acts on it, and the fenced host looks for marks before it writes and after it reads, so that what it read meanwhile
 is thrown away. What remains: between that look and the store that follows a process can be paused for longer than any timeout,
 and then write beside its successor, the next process that opens the pool under the same host number. Only the fabric (unbinding the
-device from the host) can close this window; other hosts' memory is never at risk from it."""
+device from the host) can close this window; other hosts' memory is never at risk from it.
 
+A host number belongs to a machine: what a process that died had written stays in its machine's caches and may reach memory at any
+time later. A successor on the same machine sees it; one on another would have its own blocks overwritten, unless the first machine
+is off, or its caches have been written back."""
+
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -110,9 +115,9 @@ class Hosts:
         while view.counted[host] and self.silent_for_ns(host) < patience_ns:
             sleep(patience_ns / 20e9)
             view = self.look()
-            if view.states[host]["sequence"] != first["sequence"]:
+            if view.counted[host] and view.states[host]["sequence"] != first["sequence"]:
                 raise HostBusyError(
-                    f"pool host {host}: incarnation={first['incarnation']} is in use by a live process: its state changed within "
+                    f"pool host {host}: incarnation={_openings(first)} is in use by a live process: its state changed within "
                     f"{patience_ns / 1e9:g} s (end that process, or open the pool as another host)"
                 )
 
@@ -121,7 +126,10 @@ class Hosts:
         self._state[0] = previous
         self._own_area = self._read_own_area()
         marked = int(_whole_marks(self._marks_of(self._own_area), self._mark_salts).max())
-        self._write(incarnation=max(int(previous["incarnation"]), marked) + 1, status=OPEN, reading=NO_LEASE)
+        openings = (max(int(previous["incarnation"]), marked) >> 32) + 1
+        # Two processes that join at once read the same state: the random half tells the one whose line was overwritten.
+        incarnation = openings << 32 | int.from_bytes(os.urandom(4), "little")
+        self._write(incarnation=incarnation, status=OPEN, reading=NO_LEASE)
         return self.state
 
     def write(self, **changes: int) -> None:
@@ -148,13 +156,13 @@ class Hosts:
         found = _latest_states(area[np.newaxis, :2], self._state_salts[self.host : self.host + 1])[0]
         if found["sequence"] != self.state["sequence"] or found["incarnation"] != self.state["incarnation"]:
             raise FencedError(
-                f"pool host {self.host}: incarnation={self.state['incarnation']} was replaced by another process, now at "
-                f"incarnation={found['incarnation']} (end this process, or open the pool again)"
+                f"pool host {self.host}: incarnation={_openings(self.state)} was replaced by another process, now at "
+                f"incarnation={_openings(found)} (end this process, or open the pool again)"
             )
         marks = _whole_marks(self._marks_of(area), self._mark_salts)[0]
         if marks.max() >= self.state["incarnation"]:
             raise FencedError(
-                f"pool host {self.host}: incarnation={self.state['incarnation']} was fenced off by host {int(marks.argmax())}, "
+                f"pool host {self.host}: incarnation={_openings(self.state)} was fenced off by host {int(marks.argmax())}, "
                 "having been silent for too long (open the pool again; beat more often, see Pool.beating)"
             )
         self._own_area = area  # a mark of an earlier incarnation, or half a mark
@@ -204,6 +212,11 @@ class Hosts:
     def _note_changes(self, sequences: NDArray[np.int64]) -> None:
         self._changed_at_ns[sequences != self._sequences] = self._clock_ns()
         self._sequences = sequences
+
+
+def _openings(state: Lines) -> int:
+    """How often the host had been opened when `state` was written."""
+    return int(state["incarnation"]) >> 32
 
 
 def _latest_states(turns: Lines, salts: NDArray[np.uint64]) -> Lines:

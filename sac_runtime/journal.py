@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from sac_runtime.errors import FencedError
 from sac_runtime.layout import LINE_BYTES
 from sac_runtime.lines import ENTRY, Lines, checksum, read_lines, salt_of, write_lines
 from sac_runtime.pool_format import MAX_BATCH, PoolGeometry
@@ -78,16 +79,25 @@ class JournalWriter:
         self._journal = journal
         self._batch = geometry.batch_entries
         self._tail = journal.oldest_live(head)
+        self._cut_off = False  # an append ended by an exception: whether the others see it is not known here
         self._commit = commit
         self._live_entries = live_entries
 
     def append(self, entries: Lines) -> None:
-        """Append entries, in order, a batch at a time. On return they are committed."""
+        """Append entries, in order, a batch at a time. On return they are committed. Raises FencedError."""
+        self.require_whole()
         for start in range(0, len(entries), self._batch):
             batch = entries[start : start + self._batch]
             while self.head + len(batch) + self._batch > self._tail + self._journal.slots:
                 self._carry_one_batch()
             self._put(batch)
+
+    def require_whole(self) -> None:
+        """Raise FencedError after an append that an exception cut off."""
+        if self._cut_off:
+            raise FencedError(
+                "pool journal: an append was cut off, so what others see of it is unknown; open the pool again"
+            )
 
     def _carry_one_batch(self) -> None:
         """Free the oldest slots. One batch of slots is always kept free for the copies."""
@@ -100,6 +110,8 @@ class JournalWriter:
         sequences = np.arange(self.head, self.head + len(entries), dtype=np.uint64)
         entries["sequence"] = sequences
         entries["publication"] = np.where(entries["publication"] == 0, sequences, entries["publication"])
+        self._cut_off = True
         self._journal.write(entries)
         self.head += len(entries)
         self._commit(entries, self.head)
+        self._cut_off = False

@@ -34,7 +34,7 @@ ENTRY = np.dtype(
 STATE = np.dtype(
     [
         ("sequence", "<u8"),  # grows with every write: the heartbeat
-        ("incarnation", "<u8"),  # grows each time that somebody opens the pool as this host
+        ("incarnation", "<u8"),  # openings of the pool as this host so far, then 32 random bits
         ("status", "<u8"),
         ("epoch", "<u8"),  # the pool's epoch is the greatest of all hosts
         ("reading", "<u8"),  # oldest epoch that this host still reads, or NO_LEASE

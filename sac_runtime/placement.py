@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sac_runtime.errors import GeometryError
+from sac_runtime.errors import GeometryError, RowRangeError
 from sac_runtime.layout import ByteArray, IntArray, LayerRows
 from sac_runtime.pool_format import PoolGeometry
 
@@ -19,9 +19,11 @@ class RowTable:
 
     first_layer: IntArray
     layer_rows: int
+    num_layers: int
 
     def layer(self, layer: int) -> LayerRows:
-        """Where the tokens of `layer` lie."""
+        """Where the tokens of `layer` lie. Raises RowRangeError outside the layers."""
+        _require_layer(layer, self.num_layers)
         return LayerRows(layer * self.layer_rows, self.first_layer.size, self.first_layer)
 
     def rows(self, layer: int, tokens: IntArray) -> IntArray:
@@ -44,25 +46,34 @@ class Placement:
     def row_table(self, blocks: IntArray) -> RowTable:
         """Rows of the sequence that `blocks` make up. blocks: (n,) int64."""
         first = np.asarray(blocks, np.int64)[:, np.newaxis] * self.geometry.block_rows
-        return RowTable((first + np.arange(self.geometry.block_tokens)).reshape(-1), self.geometry.layer_rows)
+        first_layer = (first + np.arange(self.geometry.block_tokens)).reshape(-1)
+        return RowTable(first_layer, self.geometry.layer_rows, self.geometry.num_layers)
 
     def index_key_rows(self, blocks: IntArray, layer: int) -> IntArray:
-        """Rows that the indexer keys of one layer take up, index_key_rows of them a block. Raises GeometryError."""
+        """Rows that the indexer keys of one layer take up, index_key_rows of them a block. Raises GeometryError, RowRangeError."""
         geometry = self.geometry
+        _require_layer(layer, geometry.num_layers)
         if not geometry.index_key_bytes:
             raise GeometryError("pool: index_key_bytes=0, so it holds no indexer keys (create it with index_key_bytes)")
         first = np.asarray(blocks, np.int64)[:, np.newaxis] * geometry.block_rows + layer * geometry.layer_rows
         return (first + geometry.block_tokens + np.arange(geometry.index_key_rows)).reshape(-1)
 
     def pack_index_keys(self, keys: ByteArray, num_blocks: int) -> ByteArray:
-        """Keys as they lie in rows. keys: (n * block_tokens, index_key_bytes). Returns (n * index_key_rows, row_bytes) uint8."""
-        packed = np.zeros((num_blocks * self.geometry.index_key_rows, self.geometry.layout.row_bytes), np.uint8)
-        packed.reshape(num_blocks, -1)[:, : self.block_key_bytes] = keys.reshape(num_blocks, -1)
-        return packed
+        """Keys as they lie in rows. keys: (n * block_tokens, index_key_bytes) uint8. Returns (n * index_key_rows, row_bytes)
+        uint8. Raises GeometryError."""
+        wanted = (num_blocks * self.geometry.block_tokens, self.geometry.index_key_bytes)
+        if keys.shape != wanted or keys.dtype != np.uint8:
+            raise GeometryError(
+                f"pool: index keys are {keys.dtype} of shape {keys.shape}; they must be uint8 of shape {wanted}"
+            )
+        by_block = np.zeros((num_blocks, self.geometry.index_key_rows * self.geometry.layout.row_bytes), np.uint8)
+        by_block[:, : self.block_key_bytes] = keys.reshape(num_blocks, self.block_key_bytes)
+        return by_block.reshape(-1, self.geometry.layout.row_bytes)
 
     def unpack_index_keys(self, packed: ByteArray, num_blocks: int) -> ByteArray:
         """The reverse of pack_index_keys."""
-        keys = packed.reshape(num_blocks, -1)[:, : self.block_key_bytes]
+        keys = packed.reshape(num_blocks, self.geometry.index_key_rows * self.geometry.layout.row_bytes)
+        keys = keys[:, : self.block_key_bytes]
         return keys.reshape(-1, self.geometry.index_key_bytes)
 
     def byte_ranges(self, blocks: IntArray) -> Iterator[tuple[int, int]]:
@@ -71,3 +82,8 @@ class Placement:
         for run in np.split(ordered, np.flatnonzero(np.diff(ordered) != 1) + 1):
             if len(run):
                 yield self.rows_offset + int(run[0]) * self.geometry.block_bytes, len(run) * self.geometry.block_bytes
+
+
+def _require_layer(layer: int, num_layers: int) -> None:
+    if not 0 <= layer < num_layers:
+        raise RowRangeError(f"placement: layer={layer} lies outside [0, {num_layers})")

@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import inf
 from types import TracebackType
 from typing import Self
 
@@ -68,8 +69,9 @@ class Pool:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Use create() or open(). Raises HostBusyError."""
-        if not 0 <= host < geometry.num_hosts:
-            raise GeometryError(f"pool: host={host} lies outside [0, {geometry.num_hosts}), the hosts of this pool")
+        pool_format.require_host(geometry, host)
+        if not 0 <= patience_s < inf:
+            raise GeometryError(f"pool: patience_s={patience_s} must be a number of seconds, 0 or more")
         self.store = store
         self.geometry = geometry
         self.host = host
@@ -108,6 +110,7 @@ class Pool:
         blocks = max(1, store.num_rows // one.num_rows) if blocks_per_host is None else blocks_per_host
         geometry = PoolGeometry(store.layout, num_hosts, num_layers, block_tokens, blocks, index_key_bytes)
         pool_format.require_store_fits(store, geometry)
+        pool_format.require_host(geometry, host)
         if not replace and pool_format.holds_pool(store):
             raise PoolFormatError("pool: this memory holds a pool already (open it, or create with replace=True)")
         pool_format.erase_superblock(store)
@@ -163,7 +166,8 @@ class Pool:
         Where too few are free, reclaims what no one may read any more, fencing off hosts that hold a lease and are dead. Published
         blocks are never taken: retire() them. Raises PoolFullError, FencedError."""
         with self._lock:
-            self._hosts.require_unfenced()
+            _require_count(count)
+            self._require_writable()
             if count > self._arena.num_free:
                 self._reclaim(count)
             if count > self._arena.num_free:
@@ -194,10 +198,8 @@ class Pool:
                 raise GeometryError(
                     f"pool write: token={token} lies outside [0, {self.geometry.block_tokens}), the tokens of a block"
                 )
-            layers = np.arange(self.geometry.num_layers)
-            return self.store.write_rows(
-                self.row_table(blocks).first_layer[token] + layers * self.geometry.layer_rows, values
-            )
+            table, layers = self.row_table(blocks), range(self.geometry.num_layers)
+            return self.store.write_rows(np.array([table.layer(layer).row(token) for layer in layers]), values)
 
     def write_index_keys(self, blocks: IntArray, layer: int, keys: ByteArray) -> int:
         """Write the indexer keys of one layer of allocated blocks. keys: (n * block_tokens, index_key_bytes) uint8. As write()."""
@@ -213,14 +215,17 @@ class Pool:
         given, up to batch_entries at a time; on return all have. Raises BlockStateError, FencedError."""
         with self._lock:
             self._require_held(blocks, "published")
-            if np.shape(hashes) != (len(blocks), 2):
-                raise GeometryError(f"pool publish: hashes has shape {np.shape(hashes)}; it must be ({len(blocks)}, 2)")
+            if hashes.shape != (len(blocks), 2) or hashes.dtype != np.uint64:
+                raise GeometryError(
+                    f"pool publish: hashes is {hashes.dtype} of shape {hashes.shape}; it must be uint64 of shape ({len(blocks)}, 2)"
+                )
+            valid_tokens = self._valid_num_tokens(num_tokens, len(blocks))
             self._flush(blocks)
             entries = np.zeros(len(blocks), ENTRY)
             entries["kind"] = PUBLISHED
             entries["block"] = blocks
             hashes_in(entries)[:] = hashes
-            entries["num_tokens"] = self._valid_num_tokens(num_tokens)
+            entries["num_tokens"] = valid_tokens
             entries["epoch"] = self._epoch
             self._journal.append(entries)
             self._arena.used(blocks)
@@ -233,18 +238,23 @@ class Pool:
         num_tokens: IntArray | None = None,
     ) -> IntArray:
         """Allocate, write and publish whole blocks.
-        values: (L, n * block_tokens, row_bytes) uint8; index_keys: (L, n * block_tokens, index_key_bytes) uint8.
-        Returns the blocks, (n,) int64. Raises PoolFullError, FencedError."""
+        values: (L, n * block_tokens, row_bytes) uint8; index_keys: (L, n * block_tokens, index_key_bytes) uint8, where the pool
+        holds them. Returns the blocks, (n,) int64. Raises GeometryError, PoolFullError, FencedError (then nothing is held)."""
+        self._require_whole("values", values, len(hashes), self.geometry.layout.row_bytes)
+        if self.geometry.index_key_bytes or index_keys is not None:
+            self._require_whole("index_keys", index_keys, len(hashes), self.geometry.index_key_bytes)
         blocks = self.allocate(len(hashes))
         try:
             for layer in range(self.geometry.num_layers):
                 self.write(blocks, layer, values[layer])
                 if index_keys is not None:
                     self.write_index_keys(blocks, layer, index_keys[layer])
+            self.publish(blocks, hashes, num_tokens)
         except BaseException:
-            self.free(blocks)
+            with self._lock, suppress(FencedError):  # what others may see is never written again
+                self._journal.require_whole()
+                self._arena.free(self._arena.held_of(blocks))
             raise
-        self.publish(blocks, hashes, num_tokens)
         return blocks
 
     def free(self, blocks: IntArray) -> None:
@@ -256,7 +266,7 @@ class Pool:
         """Let published blocks of this host be found no more. They are reused when no lease may still read them.
         Raises BlockStateError, FencedError."""
         with self._lock:
-            self._hosts.require_unfenced()
+            self._require_writable()
             self._arena.require(blocks, BlockState.PUBLISHED, "retired")
             tombstones = self._directory.entries_of(np.asarray(blocks, np.int64))
             tombstones["kind"] = RETIRED
@@ -267,6 +277,7 @@ class Pool:
     def retire_coldest(self, count: int) -> IntArray:
         """Retire the `count` published blocks that this host has not used for longest. Returns those retired, (<= count,) int64."""
         with self._lock:
+            _require_count(count)
             blocks = self._arena.coldest(count)
             self.retire(blocks)
             return blocks
@@ -278,8 +289,11 @@ class Pool:
         """Hold on to all that is published now: what a lookup in it finds is not reused before its end. Leases may overlap.
         Raises FencedError on entry, and at the end if this host was fenced off meanwhile (then what was read must not be used)."""
         with self._lock:
-            lease = Lease(self, self._begin_lease())
+            self._num_leases += 1
+            lease = Lease(self, self._num_leases)
         try:
+            with self._lock:
+                self._begin_lease(lease.number)
             yield lease
             lease.check()
         finally:
@@ -298,8 +312,12 @@ class Pool:
             return found
 
     def num_tokens(self, blocks: IntArray) -> IntArray:
-        """Valid tokens of each published block, (n,) int64; less than block_tokens where a block was published partly full."""
-        return self._directory.num_tokens[blocks].astype(np.int64)
+        """Valid tokens of each published block, (n,) int64; less than block_tokens where a block was published partly full.
+        Raises GeometryError for a number that is no block's, as ABSENT is none."""
+        numbers = np.asarray(blocks)
+        if numbers.size and not (numbers.min() >= 0 and numbers.max() < self.geometry.num_blocks):
+            raise GeometryError(f"pool: blocks {numbers} do not all lie in [0, {self.geometry.num_blocks})")
+        return self._directory.num_tokens[numbers].astype(np.int64)
 
     def row_table(self, blocks: IntArray) -> RowTable:
         """Where the tokens of the sequence lie that `blocks` make up. Make it once a sequence, use it every layer and step."""
@@ -307,8 +325,8 @@ class Pool:
 
     def rows(self, blocks: IntArray, layer: int) -> IntArray:
         """Row numbers of all tokens of `blocks` in `layer`, in order. Returns (n * block_tokens,) int64."""
-        table = self.row_table(blocks)
-        return table.first_layer + layer * table.layer_rows
+        place = self.row_table(blocks).layer(layer)
+        return place.rows(np.arange(place.num_tokens))
 
     def read_index_keys(self, blocks: IntArray, layer: int) -> ByteArray:
         """Indexer keys of one layer. Returns (n * block_tokens, index_key_bytes) uint8."""
@@ -405,16 +423,15 @@ class Pool:
         self._hosts.write(epoch=epoch)
         return epoch
 
-    def _begin_lease(self) -> int:
+    def _begin_lease(self, number: int) -> None:
+        self._hosts.require_unfenced()
         self.refresh()
-        self._num_leases += 1
-        self._leases[self._num_leases] = self._epoch
+        self._leases[number] = self._epoch
         self._announce()
         self.refresh()  # only what is still published now, after the announcement, is protected by it
-        return self._num_leases
 
     def _end_lease(self, number: int) -> None:
-        del self._leases[number]
+        self._leases.pop(number, None)  # None if it never began
         with suppress(FencedError):  # its lease counts no more anyway
             self._announce()
 
@@ -444,14 +461,27 @@ class Pool:
             raise BlockStateError(f"pool host {self.host}: lease {number} has ended; read inside its with statement")
         self._hosts.require_unfenced()
 
+    def _require_whole(self, name: str, rows: ByteArray | None, num_blocks: int, row_bytes: int) -> None:
+        wanted = (self.geometry.num_layers, num_blocks * self.geometry.block_tokens, row_bytes)
+        if rows is None or rows.shape != wanted or rows.dtype != np.uint8:
+            found = "missing" if rows is None else f"{rows.dtype} of shape {rows.shape}"
+            raise GeometryError(f"pool put: {name} is {found}; it must be uint8 of shape {wanted}")
+
     def _require_held(self, blocks: IntArray, verb: str) -> None:
         self._arena.require(blocks, BlockState.HELD, verb)
+        self._require_writable()
+
+    def _require_writable(self) -> None:
+        """Raise FencedError if others may not, or no longer, see this host's blocks as this process does."""
+        self._journal.require_whole()
         self._hosts.require_unfenced()
 
-    def _valid_num_tokens(self, num_tokens: IntArray | None) -> IntArray | int:
+    def _valid_num_tokens(self, num_tokens: IntArray | None, num_blocks: int) -> IntArray | int:
         most = self.geometry.block_tokens
         if num_tokens is None:
             return most
+        if np.shape(num_tokens) != (num_blocks,) or np.asarray(num_tokens).dtype.kind not in "iu":
+            raise GeometryError(f"pool publish: num_tokens={num_tokens} must be {num_blocks} integers, one a block")
         if np.min(num_tokens, initial=1) < 1 or np.max(num_tokens, initial=1) > most:
             raise GeometryError(f"pool publish: num_tokens={num_tokens} must lie in [1, {most}], the block_tokens")
         return num_tokens
@@ -508,3 +538,8 @@ class Lease:
         read: until then a block could have been reused without this host's knowledge."""
         with self.pool._lock:
             self.pool._require_lease(self.number)
+
+
+def _require_count(count: int) -> None:
+    if count < 0 or count != int(count):
+        raise GeometryError(f"pool: count={count} must be a number of blocks, 0 or more")

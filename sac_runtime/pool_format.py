@@ -18,7 +18,8 @@ from sac_runtime.layout import LINE_BYTES, PAGE_BYTES, KvLayout
 from sac_runtime.lines import Lines, checksum, read_lines, write_lines
 from sac_runtime.store import KvStore
 
-VERSION = 1
+VERSION = 2
+MAX_BLOCKS = 2**31 - 1  # the index of a directory has 32-bit places
 MAX_HOSTS = 64  # every host owns a line in the area of every other
 MAX_BLOCK_TOKENS = 2**16 - 1  # width of num_tokens in a journal entry
 MAX_BATCH = 1024  # journal entries that one commit covers at most
@@ -35,13 +36,15 @@ _SUPERBLOCK = np.dtype(
         ("quantiser", "S16"),
         ("row_bytes", "<u8"),
         ("stride_bytes", "<u8"),
+        ("latent", "<u8"),
+        ("rope", "<u8"),
         ("num_layers", "<u8"),
         ("block_tokens", "<u8"),
         ("index_key_bytes", "<u8"),
         ("num_hosts", "<u8"),
         ("blocks_per_host", "<u8"),
         ("rows_offset", "<u8"),
-        ("spare", "<u8", (8,)),
+        ("spare", "<u8", (6,)),
         ("checksum", "<u8"),
     ]
 )
@@ -64,12 +67,16 @@ class PoolGeometry:
 
     def __post_init__(self) -> None:
         for field in ("num_hosts", "num_layers", "block_tokens", "blocks_per_host"):
-            if getattr(self, field) < 1:
-                raise GeometryError(f"pool: {field}={getattr(self, field)} must be at least 1")
+            if getattr(self, field) < 1 or getattr(self, field) != int(getattr(self, field)):
+                raise GeometryError(f"pool: {field}={getattr(self, field)} must be a whole number, at least 1")
         if self.num_hosts > MAX_HOSTS:
             raise GeometryError(f"pool: num_hosts={self.num_hosts} exceeds {MAX_HOSTS}")
         if self.block_tokens > MAX_BLOCK_TOKENS:
             raise GeometryError(f"pool: block_tokens={self.block_tokens} exceeds {MAX_BLOCK_TOKENS}")
+        if self.num_blocks > MAX_BLOCKS:
+            raise GeometryError(
+                f"pool: num_hosts={self.num_hosts} of {self.blocks_per_host} blocks exceed {MAX_BLOCKS} blocks"
+            )
         if self.index_key_bytes < 0:
             raise GeometryError(f"pool: index_key_bytes={self.index_key_bytes} must be 0 (none) or more")
         if self.block_bytes % LINE_BYTES:
@@ -183,6 +190,12 @@ def require_store_fits(store: KvStore, geometry: PoolGeometry) -> None:
         )
 
 
+def require_host(geometry: PoolGeometry, host: int) -> None:
+    """Raise GeometryError unless the pool has such a host."""
+    if not 0 <= host < geometry.num_hosts:
+        raise GeometryError(f"pool: host={host} lies outside [0, {geometry.num_hosts}), the hosts of this pool")
+
+
 def write_superblock(store: KvStore, geometry: PoolGeometry) -> int:
     """Make the memory a pool. Everything else of the pool must be in place before. Returns the new pool's id."""
     superblock = np.zeros(1, _SUPERBLOCK)
@@ -203,9 +216,10 @@ def erase_superblock(store: KvStore) -> None:
 
 
 def holds_pool(store: KvStore) -> bool:
-    """Whether a whole superblock of this version is there, whatever its geometry."""
+    """Whether a superblock is there: a whole one of this version, whatever its geometry, or any of another version."""
     superblock = read_lines(store, 0, _SUPERBLOCK_LINES, _SUPERBLOCK)
-    return bool(superblock["magic"][0] == _MAGIC and superblock["checksum"][0] == checksum(superblock, 0)[0])
+    whole = superblock["checksum"][0] == checksum(superblock, 0)[0]
+    return bool(superblock["magic"][0] == _MAGIC and (whole or superblock["version"][0] != VERSION))
 
 
 def read_superblock(store: KvStore) -> tuple[PoolGeometry, int]:
@@ -250,6 +264,8 @@ def _store_fields(store: KvStore) -> dict[str, int | bytes]:
         "quantiser": (layout.quantiser or "").encode()[:16],
         "row_bytes": layout.row_bytes,
         "stride_bytes": layout.stride_bytes,
+        "latent": layout.latent,
+        "rope": layout.rope,
         "rows_offset": store.rows_offset,
     }
 

@@ -20,7 +20,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -185,7 +185,7 @@ def fetch(job: Job, store: KvStore, request: BinaryIO) -> Reply:
         reply.wrong_canaries = _wrong_canaries(job, store, pool, lease.prefix(_names(CANARY_TOKENS)))
         prefix = _found(job, pool, lease.prefix(_names(tokens)))
         tail = pool.row_table(pool.allocate(job.num_tail_blocks))
-        table = RowTable(np.concatenate([prefix.first_layer, tail.first_layer]), prefix.layer_rows)
+        table = replace(prefix, first_layer=np.concatenate([prefix.first_layer, tail.first_layer]))
         config = FetchConfig(job.num_layers, job.top_k, job.capacity)
         with _Watched(Home(store, table), config, job.context_tokens, job.context_tokens + job.num_steps) as sequence:
             for index in range(job.num_steps):
@@ -263,7 +263,7 @@ def _found(job: Job, pool: Pool, blocks: IntArray) -> RowTable:
             " has it been populated?"
         )
     table = pool.row_table(blocks)
-    return RowTable(table.first_layer[: job.context_tokens], table.layer_rows)
+    return replace(table, first_layer=table.first_layer[: job.context_tokens])
 
 
 def _names(tokens: IntArray) -> BlockHashes:

@@ -324,12 +324,10 @@ def head_before_entries(patch):
 
 
 def lease_announced_too_late(patch):
-    def begin(self):
+    def begin(self, number):
         self.refresh()
-        self._num_leases += 1
-        self._leases[self._num_leases] = self._epoch
+        self._leases[number] = self._epoch
         self._announce()
-        return self._num_leases
 
     patch.setattr(Pool, "_begin_lease", begin)
 
