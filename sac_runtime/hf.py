@@ -12,11 +12,14 @@ is ours:
   computed again: its rows stay where they are, its indexer keys are loaded.
 - Decode fetches the chosen rows from the pool into hot buffers, attends over slots, and writes the new token's row
   back. Blocks that become full are published to every host.
+- Logits equal the untouched model's to rounding. Two scores nearer to each other than that may be ranked otherwise, as the
+  untouched model itself does between one long forward and single steps; a choice that changes so changes logits visibly.
 - Indexer keys stay local, as SAC keeps them in HBM. A block carries a copy of its own, so that another host can decode.
 """
 
 import hashlib
 import inspect
+import json
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -43,6 +46,8 @@ ATTENTION_NAME = "sac_pool"
 CACHE_NAMES = ("cache", "past_key_values")  # transformers from 5.24 on, and before
 
 _SAMPLES_PER_WEIGHT = 1024
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_NOT_IN_ROWS = {"_name_or_path", "transformers_version", "architectures", "dtype", "use_cache", "return_dict"}
 
 AttentionInterface.register(ATTENTION_NAME, hf_cache.attention)
 AttentionMaskInterface.register(ATTENTION_NAME, eager_mask)
@@ -83,7 +88,7 @@ def pooled(
     capacity = 2 * model.config.index_topk if capacity is None else capacity
     session = PooledModel(model, pool, capacity, residency, trace_path)
     with ExitStack() as resources:
-        resources.callback(session.close)
+        resources.push(lambda kind, error, trace: session.close(complete=kind is None))
         resources.callback(model.set_attn_implementation, previous_attention)
         model.set_attn_implementation(ATTENTION_NAME)
         resources.callback(model.register_forward_pre_hook(session._before_forward, with_kwargs=True).remove)
@@ -125,10 +130,11 @@ class PooledModel:
         self._trace: TraceWriter | None = None
         self._traced_cache: weakref.ref[PooledCache] | None = None
 
-    def close(self) -> None:
-        """End the trace, and give back what the sequences hold in the pool beside published blocks."""
+    def close(self, complete: bool = True) -> None:
+        """End the trace, as cut off unless the run is complete; give back what the sequences hold in the pool beside
+        published blocks."""
         if self._trace is not None:
-            self._trace.close()
+            self._trace.close(complete)
         with ExitStack() as resources:
             for cache in self._caches:
                 resources.callback(cache.close)
@@ -137,9 +143,7 @@ class PooledModel:
         self, model: PreTrainedModel, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[()], dict[str, Any]]:
         kwargs = dict(zip(self._parameters, args, strict=False)) | kwargs
-        given = [
-            kwargs.pop(name, None) for name in CACHE_NAMES
-        ]  # by the old name too, as long as transformers takes it
+        given = [kwargs.pop(name, None) for name in CACHE_NAMES]  # transformers takes the old name too, for a while
         kwargs[self._cache_name] = next((cache for cache in given if cache is not None), None)
         cache = self._cache_of(model, kwargs)
         if cache is None:
@@ -201,13 +205,16 @@ class PooledModel:
 def weights_digest(model: PreTrainedModel) -> bytes:
     """16 bytes that tell models apart, so that none takes another's KV for its own.
 
-    Over the config's architecture and up to 1024 evenly spaced values of each weight: quick for any size, but blind to
-    two models that differ between those places alone."""
-    digest = hashlib.blake2b(repr((model.config.model_type, model.config.rope_parameters)).encode(), digest_size=16)
-    for name, weight in model.named_parameters():
+    Over the config, and of each weight and buffer up to 1024 evenly spaced values and the sum of all bits as integers: no
+    single change escapes, and a model of any size takes one pass over its memory."""
+    config = {name: value for name, value in model.config.to_dict().items() if name not in _NOT_IN_ROWS}
+    digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
+    for name, weight in model.state_dict().items():  # buffers too: the router's e_score_correction_bias is one
         stride = max(1, weight.numel() // _SAMPLES_PER_WEIGHT)
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         digest.update(weight.detach().flatten()[::stride].float().cpu().numpy().tobytes())
+        bits = weight.detach().contiguous().view(_INTEGERS[weight.dtype.itemsize])
+        digest.update(int(bits.sum(dtype=torch.int64)).to_bytes(8, "little", signed=True))
     return digest.digest()
 
 
@@ -215,6 +222,8 @@ def _require_fit(model: PreTrainedModel, pool: Pool) -> None:
     config, geometry = model.config, pool.geometry
     if config.model_type not in MODEL_TYPES:
         raise GeometryError(f"pooled model: model_type={config.model_type!r} must be one of {', '.join(MODEL_TYPES)}")
+    if config._attn_implementation == ATTENTION_NAME:
+        raise GeometryError("pooled model: is in a pooled() already; one model has its KV in one pool at a time")
     widths, wanted = (geometry.layout.latent, geometry.layout.rope), (config.kv_lora_rank, config.qk_rope_head_dim)
     if widths != wanted:
         raise GeometryError(
@@ -229,15 +238,18 @@ def _require_fit(model: PreTrainedModel, pool: Pool) -> None:
         )
 
 
-def _left_padding(attention_mask: torch.Tensor | None, shape: tuple[int, int]) -> list[int]:
+def _left_padding(attention_mask: object, shape: tuple[int, int]) -> list[int]:
     """Padding columns of each request. shape: requests and columns so far.
     Raises GeometryError for padding anywhere but on the left."""
     if attention_mask is None:
         return [0] * shape[0]
-    if attention_mask.shape != shape:
+    if not isinstance(attention_mask, torch.Tensor) or attention_mask.shape != shape:
+        found = (
+            tuple(attention_mask.shape) if isinstance(attention_mask, torch.Tensor) else type(attention_mask).__name__
+        )
         raise GeometryError(
-            f"pooled model: attention_mask has shape {tuple(attention_mask.shape)}; it must be 2D, {shape}, "
-            "a number for each request and column so far"
+            f"pooled model: attention_mask is {found}; it must be a tensor of shape {shape}, a number for each request and "
+            "column so far (static caches, which make masks of their own, are not supported)"
         )
     mask = attention_mask.bool().cpu()
     if (mask[:, :-1] & ~mask[:, 1:]).any():

@@ -76,6 +76,10 @@ class PooledCache(Cache):
     def begin_forward(self, input_ids: torch.Tensor, pads: list[int], reuse_prefix: bool) -> int:
         """Take in the tokens of the next columns, (B, S). pads: padding columns of each request so far. Returns how many
         of the columns need no computing, since the pool has all their rows; 0 without `reuse_prefix`."""
+        if len(input_ids) != len(self.sequences):
+            raise GeometryError(
+                f"pooled cache: input_ids holds {len(input_ids)} requests, the cache {len(self.sequences)}; begin with the prompts"
+            )
         self._set_pads(pads)
         tokens = input_ids.cpu().numpy().astype(np.int64)
         fresh = [row[max(0, pad - self.num_columns) :] for row, pad in zip(tokens, pads, strict=True)]
@@ -205,6 +209,11 @@ class _PooledLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
         ]
         first_column = self._num_columns
         self._num_columns += key_states.shape[2]
+        if self._num_columns != self._cache.num_columns:
+            raise GeometryError(
+                f"pooled cache: layer {self._layer} is given {self._num_columns} columns, the cache holds "
+                f"{self._cache.num_columns}; call the pooled model itself, inside pooled(), and begin anew after a failed step"
+            )
         if self._cache.decoding:
             self.newest_rows = [row[0] for row in rows]
             return key_states, value_states

@@ -136,6 +136,7 @@ class HotBuffer:
     def begin_plan(self, topk: IntArray, length: int | None, output: int) -> native.PlanStep:
         """plan() up to its native call, for callers whose own call does more. Returns the call's argument.
         output: address of (3, k) int64 for slots, missed tokens and their victim slots."""
+        self._was_direct = self._direct
         self._admit(topk, length)
         newest = -1 if length is None else length - 1
         return native.PlanStep(
@@ -151,6 +152,8 @@ class HotBuffer:
 
     def end_plan(self, topk: IntArray, call: native.PlanStep, output: IntArray, missed: int) -> Plan:
         """plan() from its native call on. missed: what that returned."""
+        if missed < 0:
+            self._direct = self._was_direct
         if missed == NO_MEMORY:
             raise MemoryError(f"hot buffer: no memory to plan over {self.capacity} slots")
         if missed < 0:

@@ -221,6 +221,7 @@ class Pool:
                 )
             valid_tokens = self._valid_num_tokens(num_tokens, len(blocks))
             self._flush(blocks)
+            self._hosts.require_unfenced()  # flushing may have taken long
             entries = np.zeros(len(blocks), ENTRY)
             entries["kind"] = PUBLISHED
             entries["block"] = blocks

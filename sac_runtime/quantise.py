@@ -1,6 +1,7 @@
 """Values to bytes and back: bf16, e4m3, the three fp8 quantisers, packed rows. Knows formats; no stores, no time.
 
-Plain numpy, so that the same code runs in a guest. An all-zero tile is safe in all three quantisers: it decodes to zeros.
+Plain numpy, so that the same code runs in a guest. An all-zero tile is safe in all three quantisers: it decodes to zeros. An
+infinite or NaN value makes its tile NaN, as it does in the sources.
 """
 
 import numpy as np
@@ -80,27 +81,29 @@ def tile_scales(amax: FloatArray, quantiser: Quantiser) -> FloatArray:
 
 
 def _next_power_of_two(positive: NDArray[np.floating]) -> FloatArray:
-    """2^ceil(log2 x), exactly, where a logarithm in fp32 may miss by one."""
+    """2^ceil(log2 x), exactly, where a logarithm in fp32 may miss by one; inf and NaN stay what they are."""
     mantissa, exponent = np.frexp(positive)
-    power: FloatArray = np.ldexp(np.float32(1), exponent - (mantissa == 0.5)).astype(np.float32)
-    return power
+    power = np.ldexp(np.float32(1), exponent - (mantissa == 0.5))
+    return np.where(np.isfinite(positive), power, positive).astype(np.float32)
 
 
 def quantise_tiles(values: FloatArray, quantiser: Quantiser, tile: int = FP8_TILE) -> tuple[ByteArray, FloatArray]:
     """e4m3 codes and scales of `values` in groups of `tile` along the last axis.
 
     values: (..., tiles * tile) fp32. Returns codes of the same shape and scales (..., tiles); codes are 0 where a scale is."""
-    tiles = values.reshape(*values.shape[:-1], -1, tile)
+    tiles = values.reshape(*values.shape[:-1], values.shape[-1] // tile, tile)
     scales = tile_scales(np.abs(tiles).max(axis=-1), quantiser)
     divisors = np.where(scales == 0, np.float32(np.inf), scales)
-    codes = encode_e4m3(tiles / divisors[..., None])
+    with np.errstate(invalid="ignore"):  # inf / inf
+        codes = encode_e4m3(tiles / divisors[..., None])
     return codes.reshape(values.shape), scales
 
 
 def dequantise_tiles(codes: ByteArray, scales: FloatArray) -> FloatArray:
     """Values of e4m3 codes and their scales; shapes as quantise_tiles gives them."""
-    tiles = decode_e4m3(codes).reshape(*scales.shape, -1) * scales[..., None]
-    return tiles.reshape(codes.shape)
+    tiles = decode_e4m3(codes).reshape(*scales.shape, codes.shape[-1] // scales.shape[-1])
+    with np.errstate(invalid="ignore"):  # 0 x inf
+        return (tiles * scales[..., None]).reshape(codes.shape)
 
 
 def pack_rows(layout: KvLayout, latent: FloatArray, rope: FloatArray) -> ByteArray:

@@ -5,15 +5,16 @@ Knows files and token positions; knows no model, no buffer and no time. numpy al
 A trace file, integers little-endian:
 
     8 bytes   magic "SACTRACE"
-    u32       version, 1
+    u32       version, 2
     u32       size of the header in bytes
+    u32       CRC-32 of the header
     header    JSON in UTF-8: num_layers, top_k, context_tokens (one number a request), source
     then one record a step:
         u32       size of the payload in bytes
         u32       CRC-32 of the payload
         payload   zlib of: counts, one u32 for each (request, layer), requests outermost; then the gaps of all of
                   them, each a u32, shuffled by bytes: all lowest bytes, all second bytes, all third, all highest
-    and at the end a record of size 0 whose CRC field holds the number of steps: a file without one is torn.
+    and at the end a record of size 0 whose CRC field holds the number of steps: a file without one is torn. Nothing follows.
 
 A set of positions p0 < p1 < ... has the gaps p0, p1 - p0 - 1, p2 - p1 - 1, ... A gap's high bytes are nearly always
 zero and cost next to nothing; 2048 of 128K positions take about 1 byte an entry, close to the 0.93 of a uniform choice.
@@ -39,9 +40,9 @@ TokenSet = NDArray[np.int64]
 """(n,) token positions within a request, n <= top_k, strictly ascending."""
 
 MAGIC = b"SACTRACE"
-VERSION = 1
+VERSION = 2
 
-_PREFIX = struct.Struct("<8sII")
+_PREFIX = struct.Struct("<8sIII")
 _RECORD = struct.Struct("<II")
 _COMPRESSION_LEVEL = 6
 
@@ -57,9 +58,9 @@ class TraceHeader:
 
     def __post_init__(self) -> None:
         for field in ("num_layers", "top_k"):
-            if getattr(self, field) < 1:
-                raise TraceError(f"trace header: {field}={getattr(self, field)} must be at least 1")
-        if not self.context_tokens or min(self.context_tokens) < 0:
+            if not _is_count(getattr(self, field)) or getattr(self, field) < 1:
+                raise TraceError(f"trace header: {field}={getattr(self, field)} must be a whole number, at least 1")
+        if not self.context_tokens or not all(map(_is_count, self.context_tokens)):
             raise TraceError(
                 f"trace header: context_tokens={self.context_tokens} must hold one number of tokens for each request"
             )
@@ -93,28 +94,28 @@ class TraceWriter:
         self._path = Path(path)
         self._file: BinaryIO = self._path.open("wb")
         encoded = json.dumps(asdict(header)).encode()
-        self._file.write(_PREFIX.pack(MAGIC, VERSION, len(encoded)) + encoded)
+        self._file.write(_PREFIX.pack(MAGIC, VERSION, len(encoded), zlib.crc32(encoded)) + encoded)
 
     def write_step(self, topk: Iterable[Iterable[TokenSet]]) -> None:
         """Append a step. topk[request][layer]: TokenSet. Raises TraceError for a set that is no valid top-k."""
-        sets = [[np.asarray(tokens, dtype=np.int64) for tokens in layers] for layers in topk]
+        sets = [[np.asarray(tokens) for tokens in layers] for layers in topk]
         self._check(sets)
         payload = _encode([tokens for layers in sets for tokens in layers])
         self._file.write(_RECORD.pack(len(payload), zlib.crc32(payload)) + payload)
         self.num_steps += 1
 
-    def close(self) -> None:
+    def close(self, complete: bool = True) -> None:
+        """End the file; without its end record, so that it is refused, if the run is not complete. Twice does nothing."""
         if not self._file.closed:
-            self._file.write(_RECORD.pack(0, self.num_steps))
+            if complete:
+                self._file.write(_RECORD.pack(0, self.num_steps))
             self._file.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
-        if kind is None:
-            self.close()
-        self._file.close()
+        self.close(complete=kind is None)
 
     def _check(self, sets: list[list[TokenSet]]) -> None:
         where = f"{self._path}: step {self.num_steps}"
@@ -145,20 +146,35 @@ class TraceReader:
             file.seek(self._steps_offset)
             index = 0
             while (payload := self._read_payload(file, index)) is not None:
-                yield TraceStep(index, _decode(payload, self.header))
+                yield TraceStep(index, self._decode(payload, index))
                 index += 1
+
+    def _decode(self, payload: bytes, index: int) -> tuple[tuple[TokenSet, ...], ...]:
+        where = f"{self._path}: step {index}"
+        try:
+            topk = _decode(payload, self.header)
+        except (ValueError, zlib.error) as exc:
+            raise TraceError(f"{where} is damaged ({exc}); record or generate it anew") from exc
+        for request, layers in enumerate(topk):
+            for layer, tokens in enumerate(layers):
+                set_name = f"{where}, request {request}, layer {layer}"
+                _check_set(set_name, tokens, self.header.top_k, self.header.length(index, request))
+        return topk
 
     def _read_header(self, file: BinaryIO) -> TraceHeader:
         prefix = file.read(_PREFIX.size)
         if len(prefix) < _PREFIX.size or not prefix.startswith(MAGIC):
             raise TraceError(f"{self._path}: not a trace, the first bytes must be {MAGIC!r}")
-        _, version, header_bytes = _PREFIX.unpack(prefix)
+        _, version, header_bytes, checksum = _PREFIX.unpack(prefix)
         if version != VERSION:
             raise TraceError(
                 f"{self._path}: version={version}, this reader knows {VERSION}; record or generate it anew"
             )
+        encoded = file.read(header_bytes)
+        if zlib.crc32(encoded) != checksum:
+            raise TraceError(f"{self._path}: damaged header (checksum); record or generate it anew")
         try:
-            fields = json.loads(file.read(header_bytes))
+            fields = json.loads(encoded)
             return TraceHeader(**{**fields, "context_tokens": tuple(fields["context_tokens"])})
         except (ValueError, KeyError, TypeError) as exc:
             raise TraceError(f"{self._path}: damaged header ({exc}); record or generate it anew") from exc
@@ -171,6 +187,8 @@ class TraceReader:
         if size_bytes == 0:
             if checksum != index:
                 raise TraceError(f"{self._path}: holds {index} steps, the end record says {checksum}")
+            if file.read(1):
+                raise TraceError(f"{self._path}: goes on after its end record; record or generate it anew")
             return None
         payload = file.read(size_bytes)
         if len(payload) < size_bytes or zlib.crc32(payload) != checksum:
@@ -186,7 +204,13 @@ def write_trace(path: Path | str, header: TraceHeader, steps: Iterable[TraceStep
     return writer.num_steps
 
 
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _check_set(where: str, tokens: TokenSet, top_k: int, length: int) -> None:
+    if tokens.size and tokens.dtype.kind not in "iu":
+        raise TraceError(f"{where}: positions are {tokens.dtype}; they must be integers")
     if tokens.ndim != 1 or len(tokens) > top_k:
         raise TraceError(f"{where}: shape={tokens.shape} must be (n,) with n at most top_k={top_k}")
     if len(tokens) and (tokens[0] < 0 or tokens[-1] >= length or (np.diff(tokens) <= 0).any()):
@@ -195,7 +219,7 @@ def _check_set(where: str, tokens: TokenSet, top_k: int, length: int) -> None:
 
 def _encode(sets: list[TokenSet]) -> bytes:
     counts = np.array([len(tokens) for tokens in sets], dtype="<u4")
-    gaps = np.concatenate([np.diff(tokens, prepend=-1) - 1 for tokens in sets]).astype("<u4")
+    gaps = np.concatenate([np.diff(tokens.astype(np.int64), prepend=-1) - 1 for tokens in sets]).astype("<u4")
     shuffled = gaps.view(np.uint8).reshape(-1, 4).T
     return zlib.compress(counts.tobytes() + shuffled.tobytes(), _COMPRESSION_LEVEL)
 
@@ -206,5 +230,7 @@ def _decode(payload: bytes, header: TraceHeader) -> tuple[tuple[TokenSet, ...], 
     counts = raw[: 4 * num_sets].view("<u4").astype(np.int64)
     shuffled = raw[4 * num_sets :].reshape(4, -1)
     gaps = np.ascontiguousarray(shuffled.T).view("<u4").ravel().astype(np.int64)
+    if len(counts) != num_sets or counts.sum() != len(gaps):
+        raise ValueError(f"{len(gaps)} positions, {counts.sum()} counted in {len(counts)} of {num_sets} sets")
     sets = [np.cumsum(part + 1) - 1 for part in np.split(gaps, np.cumsum(counts)[:-1])]
     return tuple(tuple(sets[start : start + header.num_layers]) for start in range(0, num_sets, header.num_layers))

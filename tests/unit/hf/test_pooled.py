@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from sac_runtime.arena import BlockState
-from sac_runtime.errors import PoolFullError
+from sac_runtime.errors import PoolFullError, TraceError
 from sac_runtime.fetch import Residency
 from sac_runtime.hf import pooled, weights_digest
 from sac_runtime.hf_tiny import tiny_model
@@ -52,6 +52,43 @@ def test_models_of_other_weights_have_other_names_for_their_blocks(references):
     digests.add(weights_digest(tiny_model("deepseek_v32", seed=1)))
     assert len(digests) == 3
     assert weights_digest(tiny_model("deepseek_v32")) in digests
+
+
+def chooses_fewer(model):
+    model.config.index_topk = 16
+    for layer in model.model.layers:
+        layer.self_attn.indexer.index_topk = 16
+
+
+def scales_its_experts_less(model):
+    model.config.routed_scaling_factor = 0.3
+
+
+def corrects_its_router(model):
+    dict(model.named_buffers())["model.layers.1.mlp.gate.e_score_correction_bias"][3] += 1
+
+
+def has_one_weight_changed(model):
+    model.model.layers[0].self_attn.kv_a_proj_with_mqa.weight.data[3, 5] += 5  # between the sampled places
+
+
+@pytest.mark.parametrize(
+    "change", [chooses_fewer, scales_its_experts_less, corrects_its_router, has_one_weight_changed]
+)
+def test_a_model_that_would_make_other_rows_has_another_name(change):
+    model = tiny_model("deepseek_v32")
+    before = weights_digest(model)
+    change(model)
+    assert weights_digest(model) != before
+
+
+def test_a_run_that_fails_leaves_a_trace_that_is_refused(deepseek, make_pool, tmp_path):
+    path = tmp_path / "failed.trace"
+    with pytest.raises(ZeroDivisionError), pooled(deepseek.model, make_pool(deepseek), trace_path=path):
+        deepseek.greedy(8)
+        raise ZeroDivisionError
+    with pytest.raises(TraceError, match="without an end record"):
+        list(TraceReader(path))
 
 
 class RoundingCache(DynamicCache):

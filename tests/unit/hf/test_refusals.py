@@ -18,7 +18,7 @@ IDS = torch.ones(1, 4, dtype=torch.long)
         ({"attention_mask": torch.tensor([[1, 1, 1, 0]])}, "pad prompts on the left"),
         ({"attention_mask": torch.tensor([[1, 0, 1, 1]])}, "pad prompts on the left"),
         ({"attention_mask": torch.tensor([[0, 1, 1, 1]])}, "count each request's tokens from 0"),
-        ({"attention_mask": torch.ones(1, 1, 4, 4)}, "it must be 2D"),
+        ({"attention_mask": torch.ones(1, 1, 4, 4)}, r"it must be a tensor of shape \(1, 4\)"),
         ({"position_ids": torch.tensor([[1, 2, 3, 4]])}, "count each request's tokens from 0"),
         ({"input_ids": None, "inputs_embeds": torch.zeros(1, 4, 128)}, "input_ids is missing"),
     ],
@@ -49,6 +49,43 @@ def test_a_mask_that_changes_its_mind_is_refused(deepseek, make_pool):
         mask, positions = torch.tensor([[0, 1, 1, 1, 1]]), torch.tensor([[3]])
         with pytest.raises(GeometryError, match="pads request 0 by 1 columns now, by 0 before"):
             deepseek.model(IDS[:, :1], attention_mask=mask, position_ids=positions, **{deepseek.cache: cache})
+
+
+def test_another_number_of_requests_is_refused(deepseek, make_pool):
+    with pooled(deepseek.model, make_pool(deepseek)):
+        cache = deepseek.model(IDS)[deepseek.cache]
+        with pytest.raises(GeometryError, match="input_ids holds 2 requests, the cache 1"):
+            deepseek.model(IDS[:, :1].repeat(2, 1), **{deepseek.cache: cache})
+
+
+def test_a_forward_that_goes_round_the_pooled_model_is_refused(deepseek, make_pool):
+    with pooled(deepseek.model, make_pool(deepseek)):
+        cache = deepseek.model(IDS)[deepseek.cache]
+        with pytest.raises(
+            GeometryError, match="layer 0 is given 5 columns, the cache holds 4; call the pooled model itself"
+        ):
+            deepseek.model.model(IDS[:, :1], **{deepseek.cache: cache})
+
+
+def test_a_cache_outlives_its_with_statement_in_no_model(deepseek, make_pool):
+    with pooled(deepseek.model, make_pool(deepseek)):
+        cache = deepseek.model(IDS)[deepseek.cache]
+    with pytest.raises(GeometryError, match="call the pooled model itself, inside pooled"):
+        deepseek.model(IDS[:, :1], **{deepseek.cache: cache})
+
+
+def test_a_model_in_two_pools_at_once_is_refused(deepseek, make_pool):
+    with (
+        pooled(deepseek.model, make_pool(deepseek)),
+        pytest.raises(GeometryError, match="is in a pooled\\(\\) already"),
+        pooled(deepseek.model, make_pool(deepseek)),
+    ):
+        pass
+
+
+def test_a_static_cache_is_refused(deepseek, make_pool):
+    with pooled(deepseek.model, make_pool(deepseek)), pytest.raises(GeometryError, match="static caches"):
+        deepseek.model.generate(IDS, max_new_tokens=2, cache_implementation="static")
 
 
 def test_beam_search_is_refused(deepseek, make_pool):

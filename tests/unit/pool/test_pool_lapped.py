@@ -25,7 +25,7 @@ class HookedStore(IncoherentStore):
 
 
 @pytest.mark.parametrize("by_line", [True, False], ids=["between-lines", "between-reads"])
-@pytest.mark.parametrize("lag", range(8, 17))
+@pytest.mark.parametrize("lag", [9, 12, 15])
 def test_a_reader_that_is_lapped_once_more_while_it_reads_anew_finds_nothing_retired(kit, lag, by_line):
     """A tombstone that was overwritten before it was read must not leave its block published in that reader."""
     for read_number in range(1, 14 if by_line else 5):

@@ -175,6 +175,14 @@ def test_a_refused_step_names_its_fault_and_changes_nothing(topk, length, messag
     assert outcome(buffer.plan(follow_up, 60)) == outcome(untouched.plan(follow_up, 60))
 
 
+def test_a_refused_step_beyond_the_capacity_does_not_end_the_direct_path():
+    buffer = HotBuffer(4, 4)
+    buffer.plan(tokens(0, 1), length=2)
+    with pytest.raises(GeometryError, match="lies outside"):
+        buffer.plan(tokens(99, 1), length=5)
+    assert buffer.plan(tokens(2), length=3).newest_slot == 2
+
+
 def test_a_capacity_below_top_k_is_refused():
     with pytest.raises(GeometryError, match="capacity=3 is below top_k=4"):
         HotBuffer(3, 4)

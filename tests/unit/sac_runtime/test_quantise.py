@@ -98,6 +98,24 @@ def test_fields_of_an_fp8_row_lie_where_flashmla_has_them():
     assert (row[528:].view(np.uint16) == 0x3F80).all()
 
 
+@pytest.mark.parametrize("quantiser", Quantiser)
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+def test_a_value_that_is_no_number_spoils_its_tile_alone(quantiser, value):
+    layout = KvLayout.fp8(quantiser=quantiser)
+    latent = np.ones((1, 512), np.float32)
+    latent[0, 130] = value
+    back, _ = quantise.unpack_rows(layout, quantise.pack_rows(layout, latent, np.ones((1, 64), np.float32)))
+    assert np.isnan(back[0, 130])
+    assert np.isfinite(np.delete(back[0], np.arange(128, 256))).all()
+
+
+@pytest.mark.parametrize("layout", [KvLayout.bf16(), KvLayout.fp32(), KvLayout.fp8()], ids=lambda layout: layout.name)
+def test_no_rows_are_packed_as_no_rows(layout):
+    rows = quantise.pack_rows(layout, np.zeros((0, 512), np.float32), np.zeros((0, 64), np.float32))
+    assert rows.shape == (0, layout.row_bytes)
+    assert [part.shape for part in quantise.unpack_rows(layout, rows)] == [(0, 512), (0, 64)]
+
+
 def test_rows_that_do_not_fit_the_layout_are_refused():
     with pytest.raises(GeometryError, match=r"latent \(2, 500\) and rope \(2, 64\) do not fit layout 'bf16'"):
         quantise.pack_rows(KvLayout.bf16(), np.zeros((2, 500), np.float32), np.zeros((2, 64), np.float32))

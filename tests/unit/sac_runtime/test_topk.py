@@ -108,6 +108,13 @@ def test_of_equal_scores_the_lower_positions_win_and_a_flipped_rule_would_show()
     assert top_k(scores, 3).tolist() != highest_position_wins.tolist()
 
 
+def test_a_sample_that_sees_the_best_alone_costs_a_second_pass_and_no_entry():
+    scores = np.zeros(131072, np.float32)
+    scores[::32] = 1 + np.arange(4096)  # just where a sample of 4096 looks: its threshold leaves far fewer than k
+    assert top_k(scores, 4500).tolist() == by_sorting(scores, 4500).tolist()
+    assert top_k(scores, 2048).tolist() == by_sorting(scores, 2048).tolist()
+
+
 def test_the_result_is_in_ascending_order_of_position():
     chosen = top_k(np.random.default_rng(0).standard_normal(131072).astype(np.float32), 2048)
     assert (np.diff(chosen) > 0).all()

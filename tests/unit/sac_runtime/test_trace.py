@@ -38,11 +38,12 @@ def test_a_trace_reads_back_as_written_and_more_than_once(trace_path):
 
 def test_the_bytes_are_the_documented_ones(trace_path):
     raw = trace_path.read_bytes()
-    magic, version, header_bytes = struct.unpack_from("<8sII", raw)
-    assert (magic, version) == (b"SACTRACE", 1)
-    assert json.loads(raw[16 : 16 + header_bytes])["context_tokens"] == [6, 300]
-    size, checksum = struct.unpack_from("<II", raw, 16 + header_bytes)
-    payload = raw[24 + header_bytes : 24 + header_bytes + size]
+    magic, version, header_bytes, header_checksum = struct.unpack_from("<8sIII", raw)
+    assert (magic, version) == (b"SACTRACE", 2)
+    assert json.loads(raw[20 : 20 + header_bytes])["context_tokens"] == [6, 300]
+    assert zlib.crc32(raw[20 : 20 + header_bytes]) == header_checksum
+    size, checksum = struct.unpack_from("<II", raw, 20 + header_bytes)
+    payload = raw[28 + header_bytes : 28 + header_bytes + size]
     assert zlib.crc32(payload) == checksum
     content = zlib.decompress(payload)
     assert struct.unpack_from("<4I", content) == (4, 1, 3, 0)
@@ -82,15 +83,69 @@ def test_a_flipped_bit_in_a_step_is_named(trace_path):
         list(TraceReader(trace_path))
 
 
+def test_no_flipped_bit_goes_unnoticed(trace_path):
+    whole = trace_path.read_bytes()
+    for bit in range(8 * len(whole)):
+        raw = bytearray(whole)
+        raw[bit // 8] ^= 1 << bit % 8
+        trace_path.write_bytes(raw)
+        with pytest.raises(TraceError):
+            list(TraceReader(trace_path))
+
+
+def test_a_file_that_goes_on_after_its_end_is_refused(trace_path):
+    trace_path.write_bytes(trace_path.read_bytes() + b"\0")
+    with pytest.raises(TraceError, match="goes on after its end record"):
+        list(TraceReader(trace_path))
+
+
+def raw_step(counts, gaps):
+    """A step's record with a right checksum, whatever is in it."""
+    shuffled = np.array(gaps, "<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
+    payload = zlib.compress(np.array(counts, "<u4").tobytes() + shuffled)
+    return struct.pack("<II", len(payload), zlib.crc32(payload)) + payload
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (raw_step([1, 0, 0, 0], [7]), "positions must ascend strictly within"),
+        (raw_step([5, 0, 0, 0], [0] * 5), "at most top_k=4"),
+        (raw_step([1, 1, 0, 0], [0]), "1 positions, 2 counted"),
+        (raw_step([1, 0, 0], [0]), "step 0 is damaged"),
+        (struct.pack("<II", 3, zlib.crc32(b"xyz")) + b"xyz", "step 0 is damaged"),
+    ],
+)
+def test_a_step_that_no_writer_writes_is_refused_whatever_its_checksum(tmp_path, record, message):
+    path = tmp_path / "crafted.trace"
+    with TraceWriter(path, HEADER):
+        pass
+    path.write_bytes(path.read_bytes()[:-8] + record + struct.pack("<II", 0, 1))
+    with pytest.raises(TraceError, match=message):
+        list(TraceReader(path))
+
+
+@pytest.mark.parametrize("changed", [{"num_layers": 2.5}, {"top_k": True}, {"context_tokens": (6, 1.5)}])
+def test_a_header_holds_whole_numbers(changed):
+    with pytest.raises(TraceError, match=next(iter(changed))):
+        TraceHeader(**{**vars(HEADER), **changed})
+
+
+def test_positions_are_integers(tmp_path):
+    good = np.array([0])
+    with TraceWriter(tmp_path / "bad.trace", HEADER) as writer, pytest.raises(TraceError, match="must be integers"):
+        writer.write_step(((good, np.array([1.7, 3.9])), (good, good)))
+
+
 def test_another_version_is_refused_with_both_named(trace_path):
     raw = bytearray(trace_path.read_bytes())
-    raw[8] = 2
+    raw[8] = 1
     trace_path.write_bytes(raw)
-    with pytest.raises(TraceError, match="version=2, this reader knows 1"):
+    with pytest.raises(TraceError, match="version=1, this reader knows 2"):
         TraceReader(trace_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"PNG", b"SACTRACE" + struct.pack("<II", 1, 2) + b"{}"])
+@pytest.mark.parametrize("content", [b"", b"PNG", b"SACTRACE" + struct.pack("<III", 2, 2, zlib.crc32(b"{}")) + b"{}"])
 def test_a_file_that_is_no_trace_is_refused(tmp_path, content):
     (tmp_path / "foreign").write_bytes(content)
     with pytest.raises(TraceError):
