@@ -138,18 +138,14 @@ class Request:
         buffer, gather, place = self.buffers[layer], self._gathers[layer], self.source.placement.layer(layer)
         if self.length > place.num_tokens:
             raise RowRangeError(f"request: length={self.length} exceeds the {place.num_tokens} tokens of its placement")
-        arrays = np.empty((4, topk.size), np.int64)
-        output = native.address(arrays)
-        call = buffer.begin_plan(topk, self.length, output)
-        call.miss_rows = output + 3 * topk.nbytes
-        call.row_of_token = None if place.table is None else native.address(place.table)
-        call.first_row = place.first_row
+        call, output = buffer.begin_plan(topk, self.length, place)
         gather.store = self._mapped.rows_address  # or the store is closed, and raises
-        plan = buffer.end_plan(topk, call, arrays, self._sac_fetch(buffer.address, addressof(call), addressof(gather)))
+        plan = buffer.end_plan(topk, call, output, self._sac_fetch(buffer.address, addressof(call), addressof(gather)))
         if call.outside:
             self.gather(layer, plan)  # moves nothing either, and says which row
-        self._count(plan, call.gather_ns)
-        return plan, call.gather_ns
+        elapsed_ns = call.gather_ns
+        self._count(plan, elapsed_ns)
+        return plan, elapsed_ns
 
     def plan(self, layer: int, topk: IntArray) -> Plan:
         """Plan this step's fetch of `topk` tokens, (k,) int64, the newest (length - 1) among them or not."""

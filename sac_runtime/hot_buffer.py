@@ -16,7 +16,7 @@ import numpy as np
 
 from sac_runtime import native
 from sac_runtime.errors import GeometryError
-from sac_runtime.layout import IntArray, KvLayout
+from sac_runtime.layout import IntArray, KvLayout, LayerRows
 
 NO_MEMORY = -(2**63)  # as sac_plan returns it
 MOST_TOKENS = 2**31 - 1  # the token of a slot is an int32
@@ -81,7 +81,8 @@ class Counters:
 class HotBuffer:
     """Slots for `capacity` tokens and the newest; plans the steps of one layer of one request.
 
-    Memory: 4 B for each token number up to the highest. Raises GeometryError for capacity < top_k or top_k < 1."""
+    address: of its state, for the native library; changes with forget(). Memory: 4 B for each token number up to the highest.
+    Raises GeometryError for capacity < top_k or top_k < 1."""
 
     def __init__(self, capacity: int, top_k: int) -> None:
         if top_k < 1:
@@ -94,11 +95,6 @@ class HotBuffer:
         self.top_k = top_k
         self._library = native.load()
         self.reset()
-
-    @property
-    def address(self) -> int:
-        """Address of its state for the native library; changes with forget()."""
-        return ctypes.addressof(self._native)
 
     @property
     def num_slots(self) -> int:
@@ -122,6 +118,7 @@ class HotBuffer:
             order=native.address(self._order),
             capacity=self.capacity,
         )
+        self.address = ctypes.addressof(self._native)
 
     def plan(self, topk: IntArray, length: int | None = None) -> Plan:
         """Plan one step, and count it; from then on the misses are taken to be in their slots.
@@ -129,26 +126,34 @@ class HotBuffer:
         topk: (k,) int64 token numbers, each once, k <= top_k. length: tokens of the sequence, the newest included: token
         length - 1 has newest_slot and is never fetched. None: no newest token and no direct path, as in a replayed trace.
         Raises GeometryError (nothing is planned) for a token outside or named twice, too many, or a length that shrank."""
-        arrays = np.empty((3, topk.size), np.int64)
-        call = self.begin_plan(topk, length, native.address(arrays))
-        return self.end_plan(topk, call, arrays, self._library.sac_plan(self.address, ctypes.addressof(call)))
+        call, output = self.begin_plan(topk, length)
+        return self.end_plan(topk, call, output, self._library.sac_plan(self.address, ctypes.addressof(call)))
 
-    def begin_plan(self, topk: IntArray, length: int | None, output: int) -> native.PlanStep:
-        """plan() up to its native call, for callers whose own call does more. Returns the call's argument.
-        output: address of (3, k) int64 for slots, missed tokens and their victim slots."""
+    def begin_plan(
+        self, topk: IntArray, length: int | None, place: LayerRows | None = None
+    ) -> tuple[native.PlanStep, IntArray]:
+        """plan() up to its native call, for callers whose own call does more. place: where the tokens lie, if the call is to
+        name the rows of the misses. Returns the call's argument and, (4, k) int64, where it puts slots, missed tokens, their
+        victim slots and their rows."""
         self._was_direct = self._direct
         self._admit(topk, length)
         newest = -1 if length is None else length - 1
-        return native.PlanStep(
+        output = np.empty((4, topk.size), np.int64)
+        slots, array_bytes = native.address(output), topk.nbytes
+        call = native.PlanStep(
             native.address(topk),
             topk.size,
             newest,
             newest if self._direct else self.capacity,
             self._direct,
-            output,
-            output + topk.nbytes,
-            output + 2 * topk.nbytes,
+            slots,
+            slots + array_bytes,
+            slots + 2 * array_bytes,
+            None if place is None else slots + 3 * array_bytes,
+            None if place is None or place.table is None else native.address(place.table),
+            0 if place is None else place.first_row,
         )
+        return call, output
 
     def end_plan(self, topk: IntArray, call: native.PlanStep, output: IntArray, missed: int) -> Plan:
         """plan() from its native call on. missed: what that returned."""

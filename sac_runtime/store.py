@@ -233,7 +233,9 @@ class MappedStore:
     @property
     def rows_address(self) -> int:
         """Address of row 0. Raises StoreError once closed."""
-        return self.address + self.rows_offset
+        if self._memory.closed:
+            raise StoreError(f"store {self.name!r}: is closed")
+        return self._base + self.rows_offset
 
     @property
     def has_helpers(self) -> bool:
@@ -296,10 +298,9 @@ class MappedStore:
         self._library.sac_fence()
 
     def huge_page_bytes(self) -> int:
-        """How much of the mapping the kernel backs by huge pages now (memory never touched has no pages yet)."""
-        mapped = _smaps_of(self.address, self.size_bytes)
-        fields = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
-        return 1024 * sum(mapped[field] for field in fields)
+        """How much of the mapping the kernel backs by huge pages now (memory never touched has no pages yet). At least that
+        much, where the kernel has merged the mapping with neighbours."""
+        return huge_page_bytes(Path("/proc/self/smaps").read_text(), self.address, self.address + self.size_bytes)
 
     def pages_by_node(self, samples: int = 4096) -> dict[int, int]:
         """NUMA node -> how many of up to `samples` evenly spaced pages lie on it. Pages never touched are left out."""
@@ -475,15 +476,18 @@ def _inside_qemu() -> bool:
     return vendor.exists() and vendor.read_text().strip() == "QEMU"
 
 
-def _smaps_of(start: int, size_bytes: int) -> Counter[str]:
-    """Fields of /proc/self/smaps in KiB, summed over the mappings that lie in [start, start + size_bytes)."""
-    totals: Counter[str] = Counter()
-    inside = False
-    for line in Path("/proc/self/smaps").read_text().splitlines():
-        header = re.match(r"([0-9a-f]+)-[0-9a-f]+ ", line)
-        field = re.match(r"(\w+):\s+(\d+) kB", line)
+def huge_page_bytes(smaps: str, start: int, end: int) -> int:
+    """Bytes of [start, end) on huge pages, by the text of /proc/PID/smaps; of a mapping that reaches beyond it, those that the
+    part beyond is too small to account for."""
+    fields = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
+    total = inside = outside = huge = 0
+    for line in [*smaps.splitlines(), "0-0 "]:
+        header = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
         if header:
-            inside = start <= int(header[1], 16) < start + size_bytes
-        elif field and inside:
-            totals[field[1]] += int(field[2])
-    return totals
+            total += max(0, min(inside, huge - outside))
+            first, last = (int(word, 16) for word in header.groups())
+            inside = max(0, min(end, last) - max(start, first))
+            outside, huge = last - first - inside, 0
+        elif inside and line.startswith(fields):
+            huge += 1024 * int(line.split()[1])
+    return total

@@ -6,10 +6,13 @@ Imported by the scripts beside it (python puts their folder on the path).
 import argparse
 import json
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from sac_runtime.store import MappedStore
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,12 @@ def medians_us(arms: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
             if round_number:
                 samples[name].append((time.perf_counter_ns() - start_ns) / 1000)
     return {name: statistics.median(values) for name, values in samples.items()}
+
+
+def require_huge_pages(store: MappedStore) -> None:
+    """End the script where less than nine tenths of a store lie on huge pages: its figures would be another machine's."""
+    if store.huge_page_bytes() < 0.9 * store.size_bytes:
+        sys.exit(f"{store.huge_page_bytes()} of {store.size_bytes} bytes lie on huge pages; enable them (madvise)")
 
 
 def parser(description: str) -> argparse.ArgumentParser:

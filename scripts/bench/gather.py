@@ -1,8 +1,9 @@
 """Gather of 2048 random rows out of 2 GiB of huge pages: the native library against torch.index_select and numpy.take.
 
 One thread, pinned, a fresh draw of rows in every call; then the same with one pinned helper thread. numpy and torch read
-rows that lie without gaps, since both would first copy a padded table whole. `--sweep` times prefetch distances instead:
-DEFAULT_PREFETCH_ROWS comes from it.
+rows that lie without gaps, since both would first copy a padded table whole. "reading alone" gathers all rows into one slot, which
+stays in the first cache: no gather that loads each line can be faster, so it says how near a bound can be reached on this CPU.
+`--sweep` times prefetch distances instead: DEFAULT_PREFETCH_ROWS comes from it.
 """
 
 import ctypes
@@ -14,7 +15,7 @@ from itertools import count, cycle
 
 import numpy as np
 import torch
-from arms import Bound, medians_us, parser, report
+from arms import Bound, medians_us, parser, report, require_huge_pages
 
 from sac_runtime.layout import KvLayout
 from sac_runtime.store import MappedStore
@@ -32,10 +33,7 @@ def filled_store(layout: KvLayout, **options: object) -> MappedStore:
     block = np.random.default_rng(0).integers(0, 256, 1 << 24, dtype=np.uint8)
     for offset in range(0, store.size_bytes, block.size):
         store.write_bytes(offset, block[: store.size_bytes - offset])
-    if store.huge_page_bytes() < 0.9 * store.size_bytes:
-        sys.exit(
-            f"gather: {store.huge_page_bytes()} of {store.size_bytes} bytes lie on huge pages; enable them (madvise)"
-        )
+    require_huge_pages(store)
     return store
 
 
@@ -48,6 +46,11 @@ def draws(num_rows: int) -> Iterator[np.ndarray]:
 def native_arm(store: MappedStore, out: np.ndarray) -> Callable[[], object]:
     rows = draws(store.num_rows)
     return lambda: store.read_rows(next(rows), out)
+
+
+def reading_arm(store: MappedStore, out: np.ndarray) -> Callable[[], object]:
+    rows, one_slot = draws(store.num_rows), np.zeros(NUM_ROWS, np.int64)
+    return lambda: store.read_rows_into_slots(next(rows), out[:1], one_slot)
 
 
 def library_arms(store: MappedStore, out: np.ndarray) -> dict[str, Callable[[], object]]:
@@ -69,7 +72,8 @@ def empty_out(layout: KvLayout) -> np.ndarray:
 def against_libraries(name: str, layout: KvLayout, rounds: int) -> tuple[dict[str, float], list[Bound]]:
     with filled_store(layout) as store:
         out = empty_out(layout)
-        us = medians_us({"native": native_arm(store, out), **library_arms(store, out)}, rounds)
+        arms = {"native": native_arm(store, out), "reading alone": reading_arm(store, out)}
+        us = medians_us({**arms, **library_arms(store, out)}, rounds)
     bounds = [
         Bound(f"{name}: native / {other}", us["native"] / us[other], 0.45)
         for other in ("numpy.take", "torch.index_select")

@@ -9,7 +9,7 @@ import sys
 import time
 
 import numpy as np
-from arms import Bound, parser, report
+from arms import Bound, parser, report, require_huge_pages
 
 from sac_runtime.fetch import FetchConfig, Home, Request
 from sac_runtime.layout import IntArray, KvLayout, LayerFirst
@@ -60,6 +60,7 @@ def main() -> int:
     with MappedStore.anonymous(KvLayout.fp8(), placement.num_rows) as store:
         for layer in range(LAYERS):
             store.write_rows(placement.rows(layer, np.arange(CONTEXT)), np.zeros((CONTEXT, 656), np.uint8))
+        require_huge_pages(store)
         decodes = {shared: Decode(Home(store, placement), shared) for shared in SHARED}
         samples: dict[float, list[tuple[int, int, float]]] = {shared: [] for shared in SHARED}
         for round_number in range(-WARM_UP_ROUNDS, arguments.rounds):

@@ -12,7 +12,7 @@ from sac_runtime import native
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
 from sac_runtime.label import Label
 from sac_runtime.layout import KvLayout
-from sac_runtime.store import HUGE_PAGE_BYTES, KvStore, MappedStore
+from sac_runtime.store import HUGE_PAGE_BYTES, KvStore, MappedStore, huge_page_bytes
 
 ODD = KvLayout("odd", 133, 139)  # nothing about it is a multiple of anything
 LAYOUTS = [KvLayout.bf16(), KvLayout.fp8(), KvLayout.fp8(padded=False), ODD]
@@ -228,6 +228,20 @@ def test_what_is_no_dax_device_is_refused_with_the_command_that_makes_one(tmp_pa
         MappedStore.dax("/dev/null", layout=ODD)
     with pytest.raises(StoreError, match="cannot be opened: No such file"):
         MappedStore.dax(tmp_path / "dax0.0", layout=ODD)
+
+
+def test_huge_pages_of_a_mapping_that_the_kernel_merged_with_a_neighbour_are_counted():
+    """100 MiB at 0x40000000; the kernel shows it as one mapping with 8 MiB below it and 4 MiB above."""
+    smaps = """3f800000-46800000 rw-p 00000000 00:00 0
+Size:             114688 kB
+AnonHugePages:    108544 kB
+7f0000000000-7f0000400000 rw-p 00000000 00:00 0
+AnonHugePages:      4096 kB
+"""
+    start, end = 0x40000000, 0x40000000 + (100 << 20)
+    assert huge_page_bytes(smaps, start, end) == (106 - 12) << 20, "at least: the neighbours may have 12 of the 106 MiB"
+    assert huge_page_bytes(smaps, 0x7F0000000000, 0x7F0000400000) == 4 << 20
+    assert huge_page_bytes(smaps, 0x10000, 0x20000) == 0
 
 
 def test_huge_pages_are_counted_where_the_kernel_gave_them():
