@@ -2,9 +2,11 @@
 
 Knows lines, not pools or time. Each host wraps the one memory in an IncoherentStore of its own. A line that the host has read stays
 as it was then until invalidated; a line that it has written stays in its cache until flushed. Both take effect at the fence, no
-sooner. On top a seeded cache may evict lines (writing dirty ones back, as real caches do at any time) and prefetch neighbours that
-nobody asked for. Software that flushes and invalidates right does not notice; software that forgets one reads old bytes, or is not
-heard. It is a model of what may go wrong, not of a real cache: sizes, ways and replacement are not in it."""
+sooner. There lines reach `memory` one by one, each in a write_bytes of its own, in an order drawn from the seed; a memory that
+raises can so stop the host between two of them. On top a seeded cache may evict lines (writing dirty ones back, as real caches do
+at any time), prefetch neighbours that nobody asked for, and carry out flushes before their fence. Software that flushes and
+invalidates right does not notice; software that forgets one, or its order, reads old bytes, or is not heard. It is a model of what
+may go wrong, not of a real cache: sizes, ways and replacement are not in it."""
 
 import random
 from collections import deque
@@ -24,19 +26,22 @@ RECENT_RANGES = 64  # evictions choose among the ranges touched last
 class IncoherentStore:
     """One host's view of `memory` through a cache of its own.
 
-    evict, prefetch: odds that an access evicts some line, or loads the line after it as well; drawn from `seed`. It claims no time:
-    reads and writes return 0 and the label is functional; what counts time goes outside."""
+    evict, prefetch: odds that an access evicts some line, or loads the line after it as well. flush_early: odds that a flush takes
+    effect on a line at once, and so not on what is written there between it and the fence. All drawn from `seed`. It claims no
+    time: reads and writes return 0 and the label is functional; what counts time goes outside."""
 
     label = Label.FUNCTIONAL
 
-    def __init__(self, memory: KvStore, *, seed: int = 0, evict: float = 0.0, prefetch: float = 0.0) -> None:
+    def __init__(
+        self, memory: KvStore, *, seed: int = 0, evict: float = 0.0, prefetch: float = 0.0, flush_early: float = 0.0
+    ) -> None:
         self.layout: KvLayout = memory.layout
         self.num_rows = memory.num_rows
         self.rows_offset = memory.rows_offset
         self.size_bytes = memory.size_bytes
         self._memory = memory
         self._random = random.Random(seed)
-        self._evict, self._prefetch = evict, prefetch
+        self._evict, self._prefetch, self._flush_early = evict, prefetch, flush_early
         num_lines = -(-self.size_bytes // LINE_BYTES)
         self._held = np.zeros(num_lines, np.bool_)
         self._dirty = np.zeros(num_lines, np.bool_)
@@ -81,7 +86,8 @@ class IncoherentStore:
 
     def flush(self, offset: int, size_bytes: int) -> None:
         """As KvStore.flush; the lines stay in the cache, clean."""
-        self._to_flush.append(self._lines(offset, size_bytes))
+        lines = self._lines(offset, size_bytes)
+        self._to_flush += self._without_early(lines) if self._flush_early else [lines]
 
     def invalidate(self, offset: int, size_bytes: int) -> None:
         """As KvStore.invalidate; a dirty line is written back first, as clflush does."""
@@ -89,10 +95,9 @@ class IncoherentStore:
 
     def fence(self) -> None:
         """As KvStore.fence."""
-        for lines in self._to_flush:
-            self._write_back(lines)
+        self._write_back(*self._to_flush, *self._to_invalidate)
         for lines in self._to_invalidate:
-            self._drop(lines)
+            self._held[lines] = False
         self._to_flush, self._to_invalidate = [], []
 
     def lose_cache(self) -> None:
@@ -166,11 +171,24 @@ class IncoherentStore:
         self._write_back(lines)
         self._held[lines] = False
 
-    def _write_back(self, lines: slice) -> None:
-        for line in (np.flatnonzero(self._dirty[lines]) + lines.start).tolist():
+    def _without_early(self, lines: slice) -> list[slice]:
+        """Write some of the lines back now. Returns the others."""
+        late = []
+        for line in range(lines.start, lines.stop):
+            one = slice(line, line + 1)
+            if self._random.random() < self._flush_early:
+                self._write_back(one)
+            else:
+                late.append(one)
+        return late
+
+    def _write_back(self, *ranges: slice) -> None:
+        """Put the dirty lines into memory, in any order; should memory raise, the rest stay dirty."""
+        due = {line for lines in ranges for line in (np.flatnonzero(self._dirty[lines]) + lines.start).tolist()}
+        for line in self._random.sample(sorted(due), len(due)):
             start, stop = line * LINE_BYTES, min((line + 1) * LINE_BYTES, self.size_bytes)
             self._memory.write_bytes(start, self._bytes[start:stop])
-        self._dirty[lines] = False
+            self._dirty[line] = False
 
     def _lines_view(self, lines: slice) -> ByteArray:
         return self._bytes[lines.start * LINE_BYTES : lines.stop * LINE_BYTES].reshape(-1, LINE_BYTES)

@@ -45,6 +45,82 @@ def test_a_write_is_not_in_memory_before_its_flush_is_fenced(memory):
     assert host.num_dirty_lines == 0
 
 
+def test_a_write_after_a_flush_that_took_effect_at_once_is_not_covered_by_it(memory):
+    host = IncoherentStore(memory, flush_early=1.0)
+    host.write_bytes(0, filled(7))
+    host.flush(0, LINE)
+    assert (seen(memory) == 7).all()
+    host.write_bytes(0, filled(8))
+    host.fence()
+    assert (seen(memory) == 7).all()
+    assert host.num_dirty_lines == 1
+    host.flush(0, LINE)
+    assert (seen(memory) == 8).all()
+
+
+def test_a_write_after_a_flush_that_waits_for_its_fence_is_covered_by_it(memory):
+    host = IncoherentStore(memory)
+    host.flush(0, LINE)
+    host.write_bytes(0, filled(7))
+    host.fence()
+    assert (seen(memory) == 7).all()
+
+
+def test_a_flush_may_take_effect_on_some_of_its_lines_at_once_and_on_the_others_at_the_fence(memory):
+    host = IncoherentStore(memory, flush_early=0.5)
+    host.write_bytes(0, filled(7, 40 * LINE))
+    host.flush(0, 40 * LINE)
+    early = (seen(memory, 0, 40 * LINE).reshape(40, LINE) == 7).all(axis=1)
+    assert 10 < early.sum() < 30
+    host.fence()
+    assert (seen(memory, 0, 40 * LINE) == 7).all()
+
+
+class Log:
+    """A memory that notes which lines reach it, and fails before the fails_at-th."""
+
+    def __init__(self, memory, fails_at=None):
+        self._memory, self._fails_at, self.lines = memory, fails_at, []
+
+    def __getattr__(self, name):
+        return getattr(self._memory, name)
+
+    def write_bytes(self, offset, values):
+        if len(self.lines) == self._fails_at:
+            raise InterruptedError
+        assert values.size == LINE
+        self.lines.append(offset // LINE)
+        self._memory.write_bytes(offset, values)
+
+
+def fenced_lines(memory, seed):
+    log = Log(memory)
+    host = IncoherentStore(log, seed=seed)
+    host.write_bytes(0, filled(7, 8 * LINE))
+    host.invalidate(6 * LINE, 2 * LINE)
+    host.flush(0, 7 * LINE)
+    host.fence()
+    return log.lines
+
+
+def test_a_fence_writes_each_line_once_in_an_order_of_the_seed(memory):
+    orders = {tuple(fenced_lines(memory, seed)) for seed in range(20)}
+    assert all(sorted(order) == list(range(8)) for order in orders)
+    assert len(orders) == 20
+    assert fenced_lines(memory, 3) == fenced_lines(memory, 3)
+
+
+def test_a_host_can_be_stopped_between_two_lines_of_a_fence(memory):
+    log = Log(memory, fails_at=3)
+    host = IncoherentStore(log)
+    host.write_bytes(0, filled(7, 8 * LINE))
+    host.flush(0, 8 * LINE)
+    with pytest.raises(InterruptedError):
+        host.fence()
+    assert np.flatnonzero(seen(memory, 0, 8 * LINE).reshape(8, LINE)[:, 0] == 7).tolist() == sorted(log.lines)
+    assert host.num_dirty_lines == 5
+
+
 def test_a_fence_without_a_flush_writes_nothing_back(memory):
     host = IncoherentStore(memory)
     host.write_bytes(0, filled(7))
@@ -131,10 +207,11 @@ def test_a_prefetched_line_is_old_though_it_was_never_asked_for(memory):
 
 def test_equal_seeds_give_equal_caches(memory):
     def run():
-        host = IncoherentStore(memory, seed=5, evict=0.3, prefetch=0.3)
+        host = IncoherentStore(memory, seed=5, evict=0.3, prefetch=0.3, flush_early=0.3)
         trail = []
         for value in range(50):
             host.write_bytes(LINE * (value % 8), filled(value))
+            host.flush(LINE * (value % 4), LINE)
             trail.append(host.num_dirty_lines)
         return trail
 
