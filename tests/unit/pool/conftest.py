@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from emulation.stores.incoherent import IncoherentStore
+from sac_runtime import pool_format
 from sac_runtime.block_hash import chain_hashes
 from sac_runtime.layout import KvLayout
 from sac_runtime.pool import Pool
@@ -85,6 +86,20 @@ def require_readable(pool, hashes):
         assert len(blocks) == len(hashes)
         assert (read(pool, blocks) == contents(hashes, pool.geometry)).all()
     return blocks
+
+
+def require_old_pool_or_new_or_none(memory, old_id, old_hashes):
+    """What a creator may leave that replaced pool `old_id`, in which `old_hashes` were published: that pool and all in it, a new
+    one that every host can open and use, or no pool at all."""
+    if not pool_format.holds_pool(memory):
+        return
+    geometry, pool_id = pool_format.read_superblock(memory)
+    pools = [Pool.open(IncoherentStore(memory), host=host, patience_s=0) for host in range(geometry.num_hosts)]
+    if pool_id == old_id:
+        require_readable(pools[-1], old_hashes)
+    new = chain(2, 1, geometry)
+    put(pools[0], new)
+    require_readable(pools[-1], new)
 
 
 @dataclass

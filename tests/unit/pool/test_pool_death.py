@@ -1,14 +1,16 @@
 """A host dies before every single step of what it does to memory, and nobody loses or misreads anything.
 
-A step is 8 bytes of a metadata write, one row, one flush or the fence after it. After the death its cache is lost (power), or
-written back in the end (the process alone died); both must do."""
+A step is 8 bytes of a metadata write, one row, one flush or the fence after it; or one of the lines that its cache writes to memory
+at a fence or before. After the death its cache is lost (power), or written back in the end (the process alone died); both must
+do."""
 
 import numpy as np
 import pytest
 
 from emulation.stores.incoherent import IncoherentStore
-from sac_runtime.errors import FencedError, PoolFormatError
-from sac_runtime.pool import Pool
+from sac_runtime import pool_format
+from sac_runtime.errors import FencedError
+from sac_runtime.layout import LINE_BYTES, KvLayout
 
 REQUESTS = range(1, 8)
 
@@ -51,6 +53,10 @@ class MortalStore:
             self._die_if_due()
         self._unfenced = False
         self._store.fence()
+
+    def survives(self):
+        """No death any more: the next host may use it."""
+        self._dies_at = None
 
     def _survive(self, steps):
         """How many of the next steps are taken."""
@@ -124,16 +130,40 @@ def test_a_host_may_die_before_any_step_of_its_life(kit, aftermath):
         life = Life(kit, geometry)
         with pytest.raises(HostDied):
             life.live(bed.open(0, MortalStore(bed.stores[0], dies_at)))
-        if aftermath == "lines written back":
-            bed.stores[0].write_back_everything()
-        bed.stores[0].lose_cache()
+        require_kept_after_death(bed, life, aftermath)
 
-        life.require_kept(bed.pools[1])
-        successor = bed.open(0)
-        life.require_kept(successor)
-        kept = successor.num_published
-        assert len(successor.allocate(3 - kept)) == 3 - kept, "blocks were lost"
-        life.require_kept(bed.pools[1])
+
+@pytest.mark.parametrize("aftermath", ["power lost", "lines written back"])
+def test_a_host_may_die_between_two_lines_that_its_cache_writes(kit, aftermath):
+    """In any order, some of them before their fence."""
+    rows = KvLayout.bf16(latent=48, rope=16)  # of two lines each
+    geometry = kit.geometry_of(rows, num_layers=1, block_tokens=1, blocks_per_host=3)
+    for line in range(1000):
+        bed = kit.Bed(geometry)
+        bed.pools[0].close()
+        memory = MortalStore(bed.memory, line * LINE_BYTES // 8)
+        bed.stores[0] = IncoherentStore(memory, seed=line, flush_early=line % 2 / 2)
+        life = Life(kit, geometry)
+        try:
+            life.live(bed.open(0))
+            break
+        except HostDied:
+            memory.survives()
+        require_kept_after_death(bed, life, aftermath)
+    assert 50 < line < 999
+
+
+def require_kept_after_death(bed, life, aftermath):
+    if aftermath == "lines written back":
+        bed.stores[0].write_back_everything()
+    bed.stores[0].lose_cache()
+
+    life.require_kept(bed.pools[1])
+    successor = bed.open(0)
+    life.require_kept(successor)
+    kept = successor.num_published
+    assert len(successor.allocate(3 - kept)) == 3 - kept, "blocks were lost"
+    life.require_kept(bed.pools[1])
 
 
 def test_a_host_may_die_again_while_it_takes_over(kit):
@@ -159,25 +189,23 @@ def test_a_host_may_die_again_while_it_takes_over(kit):
 
 def test_a_creator_may_die_before_any_step_and_leaves_a_whole_pool_or_none(kit):
     geometry = kit.geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
+    old = kit.chain(1, 2, geometry)
     whole = 0
     for before in (False, True):
         for dies_at in range(1000):
             memory = kit.memory_for(geometry)
+            old_id = None
             if before:
-                kit.put(kit.create(memory, geometry), kit.chain(1, 2, geometry))
+                kit.put(kit.create(memory, geometry), old)
+                old_id = pool_format.read_superblock(memory)[1]
             host = IncoherentStore(memory)
             try:
                 kit.create(MortalStore(host, dies_at), geometry, replace=True)
                 break
             except HostDied:
                 host.lose_cache()
-            try:
-                pool = Pool.open(IncoherentStore(memory), host=1, patience_s=0)
-            except PoolFormatError:
-                continue
-            whole += 1
-            kit.put(pool, kit.chain(2, 2, geometry))
-            kit.require_readable(pool, kit.chain(2, 2, geometry))
+            whole += pool_format.holds_pool(memory)
+            kit.require_old_pool_or_new_or_none(memory, old_id, old)
         else:
             pytest.fail("never created")
     assert whole > 0

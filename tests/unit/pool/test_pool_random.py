@@ -1,4 +1,5 @@
-"""Three hosts do at random what hosts do, over caches that evict and prefetch as they like; a plain model says what must hold."""
+"""Three hosts do at random what hosts do, over caches that evict, prefetch and flush early as they like; a plain model says what
+must hold."""
 
 import random
 
@@ -18,7 +19,8 @@ class Story:
         geometry = kit.geometry_of(num_hosts=NUM_HOSTS, num_layers=2, block_tokens=1, blocks_per_host=5)
         seeds = iter(range(100 * seed, 100 * seed + NUM_HOSTS))
         self.bed = kit.Bed(
-            geometry, wrap=lambda memory: IncoherentStore(memory, seed=next(seeds), evict=0.2, prefetch=0.3)
+            geometry,
+            wrap=lambda memory: IncoherentStore(memory, seed=next(seeds), evict=0.2, prefetch=0.3, flush_early=0.3),
         )
         self.published = {}  # request -> (host, blocks)
         self.leases = {}  # host -> (lease manager, {request: blocks})
