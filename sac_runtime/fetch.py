@@ -138,6 +138,8 @@ class Request:
         buffer, gather, place = self.buffers[layer], self._gathers[layer], self.source.placement.layer(layer)
         if self.length > place.num_tokens:
             raise RowRangeError(f"request: length={self.length} exceeds the {place.num_tokens} tokens of its placement")
+        if place.table is not None:
+            _require_table(place.table, place.num_tokens)
         call, output = buffer.begin_plan(topk, self.length, place)
         gather.store = self._mapped.rows_address  # or the store is closed, and raises
         plan = buffer.end_plan(topk, call, output, self._sac_fetch(buffer.address, addressof(call), addressof(gather)))
@@ -283,6 +285,15 @@ def attend(layer: int, request: Request, plan: Plan, query: LayerQuery, scale: f
     """Attention of one request over its slots. Returns (H, D)."""
     latent, rope = unpack_rows(request.layout, request.chosen_rows(layer, plan))
     return sparse_attention(query.q_latent, query.q_rope, latent, rope, scale)
+
+
+def _require_table(table: IntArray, num_tokens: int) -> None:
+    """Native code follows it unchecked."""
+    if table.dtype != np.int64 or table.ndim != 1 or not table.flags.c_contiguous or table.size < num_tokens:
+        raise GeometryError(
+            f"placement: table is {table.dtype} of shape {table.shape}; it must be int64 of one dimension, contiguous, "
+            f"a row for each of {num_tokens} tokens"
+        )
 
 
 def layer_counters(batch: Sequence[Request]) -> list[Counters]:

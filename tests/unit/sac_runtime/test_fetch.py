@@ -17,7 +17,7 @@ from sac_runtime.fetch import (
     step,
 )
 from sac_runtime.guards import layers_with_wrong_canary, poison_all_but, poison_rows, write_canaries
-from sac_runtime.layout import KvLayout, LayerFirst
+from sac_runtime.layout import KvLayout, LayerFirst, LayerRows
 from sac_runtime.quantise import pack_rows, unpack_rows
 from sac_runtime.store import MappedStore
 
@@ -184,6 +184,43 @@ def test_one_native_call_does_what_a_plan_and_a_gather_do(layout):
                 assert np.array_equal(at_once.slots, in_two.slots)
             assert at_once.buffers[0].counters == in_two.buffers[0].counters
             assert at_once.traffic.fetched_bytes == in_two.traffic.fetched_bytes > 0
+
+
+class Tabled:
+    """A placement by table, whatever the table is."""
+
+    def __init__(self, table, num_tokens):
+        self.place = LayerRows(0, num_tokens, table)
+
+    def layer(self, layer):
+        return self.place
+
+
+def test_a_table_says_where_tokens_lie():
+    table = np.random.default_rng(0).permutation(50)
+    with MappedStore.anonymous(KvLayout.bf16(), 50) as store:
+        store.write_rows(table, np.repeat(np.arange(50, dtype=np.uint8)[:, None], 1152, axis=1))
+        with Request(Home(store, Tabled(table, 50)), FetchConfig(1, 4, 4), 20, 50) as request:
+            request.begin_step()
+            plan, _ = request.fetch(0, np.array([3, 17, 5]))
+            assert request.chosen_rows(0, plan)[:, 0].tolist() == [3, 17, 5]
+
+
+@pytest.mark.parametrize(
+    ("table", "num_tokens", "message"),
+    [
+        (np.arange(50, dtype=np.int32), 50, "table is int32"),
+        (np.arange(100)[::2], 50, "contiguous"),
+        (np.arange(49), 50, r"shape \(49,\)"),
+        (np.arange(20), 20, "length=21 exceeds the 20 tokens of its placement"),
+    ],
+)
+def test_a_table_that_native_code_could_not_follow_is_refused(table, num_tokens, message):
+    with MappedStore.anonymous(KvLayout.bf16(), 50) as store:
+        request = Request(Home(store, Tabled(table, num_tokens)), FetchConfig(1, 4, 4), 20, 50)
+        request.begin_step()
+        with pytest.raises((GeometryError, RowRangeError), match=message):
+            request.fetch(0, np.array([3, 5]))
 
 
 def test_a_step_that_names_a_token_twice_plans_and_moves_nothing():
