@@ -18,7 +18,7 @@ INLINE int64_t later_row(const struct sac_rows *r, int64_t i, int64_t distance)
     return i + distance < r->n ? i + distance : r->n - 1;
 }
 
-INLINE void prefetch(const uint8_t *from) { _mm_prefetch((const char *)from, _MM_HINT_T1); }
+INLINE void prefetch(const uint8_t *from) { _mm_prefetch((const char *)from, _MM_HINT_T0); }
 
 INLINE void copy_rest(uint8_t *to, const uint8_t *from, int64_t size)
 {
@@ -44,20 +44,25 @@ enum { FIRST_LINE = 4 };
     __attribute__((target(isa))) static void gather_##name(const struct sac_rows *r)                                           \
     {                                                                                                                          \
         for (int64_t i = 0; i < r->n; i++) {                                                                                   \
-            int64_t next = later_row(r, i, r->prefetch);                                                                       \
-            const uint8_t *from = store_row(r, i), *ahead = store_row(r, next);                                                \
-            const uint8_t *into = r->slots ? packed_row(r, next) : ahead; /* what was fetched already costs nothing */         \
+            const uint8_t *from = store_row(r, i), *ahead = store_row(r, later_row(r, i, r->prefetch));                        \
+            const uint8_t *into = packed_row(r, later_row(r, i, r->prefetch));                                                 \
             uint8_t *to = packed_row(r, i);                                                                                    \
             int64_t size = r->row_bytes;                                                                                       \
-            if (!r->slots)                                                                                                     \
+            if (r->slots) {                                                                                                    \
+                for (; size >= 64; size -= 64, to += 64, from += 64, ahead += 64, into += 64) {                                \
+                    prefetch(ahead);                                                                                           \
+                    prefetch(into);                                                                                            \
+                    copy_line(to, from);                                                                                       \
+                }                                                                                                              \
+                prefetch(into + size - 1);                                                                                     \
+            } else {                                                                                                           \
                 prefetch(store_row(r, later_row(r, i, FIRST_LINE * (int64_t)r->prefetch)));                                    \
-            for (; size >= 64; size -= 64, to += 64, from += 64, ahead += 64, into += 64) {                                    \
-                prefetch(ahead);                                                                                               \
-                prefetch(into);                                                                                                \
-                copy_line(to, from);                                                                                           \
+                for (; size >= 64; size -= 64, to += 64, from += 64, ahead += 64) {                                            \
+                    prefetch(ahead);                                                                                           \
+                    copy_line(to, from);                                                                                       \
+                }                                                                                                              \
             }                                                                                                                  \
             prefetch(ahead + size - 1);                                                                                        \
-            prefetch(into + size - 1);                                                                                         \
             copy_rest(to, from, size);                                                                                         \
         }                                                                                                                      \
     }                                                                                                                          \
