@@ -35,7 +35,8 @@ class Directory:
         self.publications = np.zeros(geometry.num_blocks, np.uint64)
         self.num_tokens = np.zeros(geometry.num_blocks, np.uint16)
         self._hashes = np.zeros((geometry.num_blocks, 2), np.uint64)
-        self._sequences = np.zeros(geometry.num_blocks, np.uint64)  # of the latest entry of each block
+        # Of the latest entry of each own block, and of those of a host whose journal is being read anew.
+        self._sequences = np.zeros(geometry.num_blocks, np.uint64)
         self._index = _HashIndex(self._hashes)
 
     @property
@@ -64,8 +65,8 @@ class Directory:
             )
         return self._index.find(hashes)
 
-    def apply(self, host: int, entries: Lines, head: int) -> None:
-        """Take in entries of one journal, in its order, up to `head`."""
+    def apply(self, host: int, entries: Lines, head: int, anew: bool = False) -> None:
+        """Take in entries of one journal, in its order, up to `head`. anew: from the oldest live one on."""
         blocks = entries["block"].astype(np.int64)
         before = self.publications[blocks]
         self.publications[blocks] = np.where(entries["kind"] == PUBLISHED, entries["publication"], np.uint64(0))
@@ -75,7 +76,8 @@ class Directory:
         self._hashes[blocks] = hashes_in(entries)
         self.num_tokens[blocks] = entries["num_tokens"]
         self._index.add(blocks[changed & (after > 0)])
-        self._sequences[blocks] = entries["sequence"]
+        if anew or host == self._host:
+            self._sequences[blocks] = entries["sequence"]
         self._cursors[host] = head
 
     def live_entries(self, first: int, stop: int) -> Lines:
@@ -106,15 +108,15 @@ class Directory:
         if cursor >= journal.oldest_live(head) and not any(self._take_in(host, cursor, head)):
             return True
         self._unpublish(self.published_by(host))
-        self.num_torn_entries += self._take_in(host, journal.oldest_live(head), head)[0]
+        self.num_torn_entries += self._take_in(host, journal.oldest_live(head), head, anew=True)[0]
         return False
 
-    def _take_in(self, host: int, first: int, head: int) -> tuple[int, int]:
+    def _take_in(self, host: int, first: int, head: int, anew: bool = False) -> tuple[int, int]:
         """Returns how many entries were torn, and how many overwritten since."""
         torn = overwritten = 0
         self._index.make_room(min(head - first, self._geometry.blocks_per_host))
         for entries, num_torn, num_overwritten in self._journals[host].read(first, head):
-            self.apply(host, entries, head)
+            self.apply(host, entries, head, anew)
             torn += num_torn
             overwritten += num_overwritten
         return torn, overwritten
