@@ -109,6 +109,12 @@ class KvLayout:
         return int((last - first + 1).sum())
 
 
+def require_layer(layer: int, num_layers: int) -> None:
+    """Raise RowRangeError unless a placement of `num_layers` has the layer."""
+    if not 0 <= layer < num_layers:
+        raise RowRangeError(f"placement: layer={layer} lies outside [0, {num_layers})")
+
+
 class LayerRows(NamedTuple):
     """Where the tokens of one layer lie: token t < num_tokens at row first_row + t, or first_row + table[t] with a table."""
 
@@ -146,8 +152,7 @@ class LayerFirst:
 
     def layer(self, layer: int) -> LayerRows:
         """Where the tokens of `layer` lie. Raises RowRangeError outside the placement."""
-        if not 0 <= layer < self.num_layers:
-            raise RowRangeError(f"placement: layer={layer} lies outside [0, {self.num_layers})")
+        require_layer(layer, self.num_layers)
         return LayerRows(self.first_row + layer * self.tokens_capacity, self.tokens_capacity)
 
     def rows(self, layer: int, tokens: IntArray) -> IntArray:

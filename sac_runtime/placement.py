@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sac_runtime.errors import GeometryError, RowRangeError
-from sac_runtime.layout import ByteArray, IntArray, LayerRows
+from sac_runtime.errors import GeometryError
+from sac_runtime.layout import ByteArray, IntArray, LayerRows, require_layer
 from sac_runtime.pool_format import PoolGeometry
 
 
@@ -23,7 +23,7 @@ class RowTable:
 
     def layer(self, layer: int) -> LayerRows:
         """Where the tokens of `layer` lie. Raises RowRangeError outside the layers."""
-        _require_layer(layer, self.num_layers)
+        require_layer(layer, self.num_layers)
         return LayerRows(layer * self.layer_rows, self.first_layer.size, self.first_layer)
 
     def rows(self, layer: int, tokens: IntArray) -> IntArray:
@@ -52,7 +52,7 @@ class Placement:
     def index_key_rows(self, blocks: IntArray, layer: int) -> IntArray:
         """Rows that the indexer keys of one layer take up, index_key_rows of them a block. Raises GeometryError, RowRangeError."""
         geometry = self.geometry
-        _require_layer(layer, geometry.num_layers)
+        require_layer(layer, geometry.num_layers)
         if not geometry.index_key_bytes:
             raise GeometryError("pool: index_key_bytes=0, so it holds no indexer keys (create it with index_key_bytes)")
         first = np.asarray(blocks, np.int64)[:, np.newaxis] * geometry.block_rows + layer * geometry.layer_rows
@@ -82,8 +82,3 @@ class Placement:
         for run in np.split(ordered, np.flatnonzero(np.diff(ordered) != 1) + 1):
             if len(run):
                 yield self.rows_offset + int(run[0]) * self.geometry.block_bytes, len(run) * self.geometry.block_bytes
-
-
-def _require_layer(layer: int, num_layers: int) -> None:
-    if not 0 <= layer < num_layers:
-        raise RowRangeError(f"placement: layer={layer} lies outside [0, {num_layers})")

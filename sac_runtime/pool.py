@@ -240,7 +240,8 @@ class Pool:
     ) -> IntArray:
         """Allocate, write and publish whole blocks.
         values: (L, n * block_tokens, row_bytes) uint8; index_keys: (L, n * block_tokens, index_key_bytes) uint8, where the pool
-        holds them. Returns the blocks, (n,) int64. Raises GeometryError, PoolFullError, FencedError (then nothing is held)."""
+        holds them. Returns the blocks, (n,) int64. Raises GeometryError, PoolFullError, FencedError; then nothing is held, unless
+        its publication was cut off, so that others may see it."""
         self._require_whole("values", values, len(hashes), self.geometry.layout.row_bytes)
         if self.geometry.index_key_bytes or index_keys is not None:
             self._require_whole("index_keys", index_keys, len(hashes), self.geometry.index_key_bytes)

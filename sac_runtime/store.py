@@ -156,7 +156,6 @@ class MappedStore:
 
         num_rows None: as many as an existing file holds. Raises StoreError if an existing file is too small."""
         name = str(path)
-        is_new = not Path(name).exists()
         descriptor = _open(name, os.O_RDWR | (os.O_CREAT if num_rows is not None else 0))
         try:
             present_bytes = os.fstat(descriptor).st_size
@@ -169,10 +168,6 @@ class MappedStore:
                     f"store {name!r}: size_bytes={present_bytes} is below the {size_bytes} that are asked for"
                 )
             memory = _map(descriptor, size_bytes, name, huge_pages)
-        except (StoreError, GeometryError):
-            if is_new:
-                Path(name).unlink()
-            raise
         finally:
             os.close(descriptor)
         return cls(memory, name, layout, num_rows, metadata_bytes, **options)

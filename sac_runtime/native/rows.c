@@ -32,7 +32,7 @@ INLINE void copy_rest(uint8_t *to, const uint8_t *from, int64_t size)
  * then by 1.
  *
  * A gather prefetches line by line as it copies: a core has few misses in flight at once, and drops prefetches that come in a
- * burst while all are taken (a whole row's at once gained a tenth of what these gain). Slots lie as far apart as the rows do, so
+ * burst while all are taken (a whole row's at once gained next to nothing on Zen 3). Slots lie as far apart as the rows do, so
  * the lines that will be written are fetched ahead as well. Packed rows follow one another, which the hardware sees itself; there
  * a row's first line, which waits for its page as well, comes FIRST_LINE times as far ahead.
  *
