@@ -219,7 +219,7 @@ class Request:
     def _fill(self, layer: int, plan: Plan) -> int:
         if not plan.misses:
             return 0
-        rows = self.source.placement.layer(layer).rows(plan.miss_rows)
+        rows = self.source.placement.layer(layer).rows(plan.miss_tokens)
         if self._slot_reader is not None:
             return self._slot_reader.read_rows_into_slots(rows, self.slots[layer], plan.victim_slots)
         staged = np.empty((plan.misses, self.layout.row_bytes), np.uint8)

@@ -25,24 +25,24 @@ MOST_TOKENS = 2**31 - 1  # the token of a slot is an int32
 class Plan(NamedTuple):
     """What one step does to a hot buffer; a value, made before any byte moves.
 
-    slots: (k,) slot of each top-k entry, in the order asked. miss_rows: (m,) tokens to fetch, in the order asked, and
+    slots: (k,) slot of each top-k entry, in the order asked. miss_tokens: (m,) tokens to fetch, in the order asked, and
     victim_slots: (m,) where each goes. compulsory: misses of tokens that never had a slot. newest_slot: where this step's
     own row goes, None without one. All arrays int64."""
 
     slots: IntArray
-    miss_rows: IntArray
+    miss_tokens: IntArray
     victim_slots: IntArray
     compulsory: int
     newest_slot: int | None
 
     @property
     def misses(self) -> int:
-        return self.miss_rows.size
+        return self.miss_tokens.size
 
     @property
     def hits(self) -> int:
         """Entries that had a slot, the newest token's included."""
-        return self.slots.size - self.miss_rows.size
+        return self.slots.size - self.miss_tokens.size
 
 
 @dataclass

@@ -121,7 +121,7 @@ class Reply:
         self.digests[at][: positions.size] = digests(rows)
         self.attention[at] = attention
         self.misses[at] = plan.misses
-        self.miss_tokens.append(plan.miss_rows)
+        self.miss_tokens.append(plan.miss_tokens)
 
     def packed(self) -> bytes:
         """The arrays as an npz archive."""

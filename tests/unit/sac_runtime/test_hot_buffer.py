@@ -56,7 +56,7 @@ class RuleModel:
 
 
 def outcome(plan):
-    return plan.slots.tolist(), plan.miss_rows.tolist(), plan.victim_slots.tolist(), plan.compulsory, plan.newest_slot
+    return plan.slots.tolist(), plan.miss_tokens.tolist(), plan.victim_slots.tolist(), plan.compulsory, plan.newest_slot
 
 
 def tokens(*numbers):
@@ -95,7 +95,7 @@ def test_following_the_plan_puts_every_asked_row_into_its_slot(decode):
     held = np.full(buffer.num_slots, -1)
     for chosen, length in steps:
         plan = buffer.plan(tokens(*chosen), length)
-        held[plan.victim_slots] = plan.miss_rows
+        held[plan.victim_slots] = plan.miss_tokens
         held[plan.newest_slot] = length - 1
         assert held[plan.slots].tolist() == chosen
 
@@ -120,9 +120,9 @@ def test_slots_filled_in_a_step_are_older_than_slots_hit_in_it():
 def test_the_newest_token_is_never_fetched_and_its_slot_is_no_victim():
     buffer = HotBuffer(2, 2)
     plan = buffer.plan(tokens(0, 9), length=10)
-    assert (plan.miss_rows.tolist(), plan.newest_slot, plan.slots[1]) == ([0], 2, 2)
+    assert (plan.miss_tokens.tolist(), plan.newest_slot, plan.slots[1]) == ([0], 2, 2)
     later = buffer.plan(tokens(9, 10), length=11)  # token 9 had the newest slot and no other: now it is fetched
-    assert (later.miss_rows.tolist(), later.slots.tolist()) == ([9], [later.victim_slots[0], 2])
+    assert (later.miss_tokens.tolist(), later.slots.tolist()) == ([9], [later.victim_slots[0], 2])
 
 
 def test_a_sequence_as_long_as_the_buffer_is_direct_and_one_token_more_is_not():
