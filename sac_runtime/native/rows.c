@@ -1,4 +1,4 @@
-/* Rows between a store and packed memory. One body, built for each instruction set that copy_row.h describes. */
+/* Rows between a store and packed memory. One body, built once for each instruction set that copies a row. */
 #include "sac.h"
 
 #include <immintrin.h>
