@@ -21,7 +21,8 @@ from emulation.errors import CxlbedError
 from emulation.machines import bed as beds
 from emulation.machines.bed import EMULATOR, Bed, Options
 from emulation.machines.this_machine import this_machine
-from guest import image
+from guest.image import cache as image
+from guest.image.recipe import STOCK
 from qemu_configs import bedfile
 
 LOG_TAIL_LINES = 60
@@ -98,7 +99,7 @@ def _require_tools() -> None:
     missing = None
     if shutil.which(EMULATOR) is None:
         missing = f"{EMULATOR} is not in PATH"
-    elif not any(held.hash == image.STOCK.hash for held in image.list_images()) and shutil.which("mmdebstrap") is None:
+    elif not any(held.hash == STOCK.hash for held in image.list_images()) and shutil.which("mmdebstrap") is None:
         missing = "no guest image in the cache, and mmdebstrap is missing to build one"
     if missing is None:
         return

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-Picture = dict[str, Any]  # what a host was promised, as JSON values; `qemu_configs.render.cxl_picture` says which
+Picture = dict[str, Any]  # what a host was promised, as JSON values; `qemu_configs.picture.cxl_picture` says which
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Inventory:
 
 
 def parse(text: str) -> Inventory:
-    """The inventory in what `show` of guest/init/provision.sh prints: the sections `== cxl`, `== daxctl` and `== numa`."""
+    """The inventory in what `show` of guest/provision.sh prints: the sections `== cxl`, `== daxctl` and `== numa`."""
     sections = dict(part.split("\n", 1) for part in text.split("== ")[1:])
     memdevs, windows, regions = parse_cxl(sections["cxl"], parse_daxctl(sections["daxctl"]))
     return Inventory(memdevs, windows, regions, parse_numa(sections["numa"]))
@@ -128,16 +128,6 @@ def parse_numa(text: str) -> tuple[NumaNode, ...]:
     return tuple(
         sorted((_numa_node(folder, values, block_paths, block_bytes) for folder in folders), key=lambda node: node.node)
     )
-
-
-def differences(picture: Picture, shown: Inventory) -> list[str]:
-    """One line for each thing that `shown` has otherwise than `picture` promises, with both sides; empty if all is as promised."""
-    return [
-        *_memdev_differences(picture, shown),
-        *_window_differences(picture, shown),
-        *_region_differences(picture, shown),
-        *_numa_differences(picture, shown),
-    ]
 
 
 def _memdevs_below(port: dict[str, Any], host_bridge: str, switch: str | None) -> Iterator[Memdev]:
@@ -204,85 +194,11 @@ def _number(name: str) -> int:
     return int(name[len(name.rstrip("0123456789")) :])
 
 
-def _memdev_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
-    by_serial = {memdev.serial: memdev for memdev in shown.memdevs}
-    ports: dict[str, str] = {}  # the bed file's name of a switch -> the kernel's, learnt from the first device below it
-    for promised in picture["memdevs"]:
-        owner = f"device '{promised['name']}' (serial {promised['serial']:#x})"
-        memdev = by_serial.pop(promised["serial"], None)
-        if memdev is None:
-            yield f"{owner}: promised, not shown; serials shown: {_serials(m.serial for m in shown.memdevs)}"
-            continue
-        yield from _unequal(owner, "size_bytes", promised["size_bytes"], memdev.size_bytes)
-        yield from _unequal(owner, "host_bridge", promised["host_bridge"], memdev.host_bridge)
-        expected_port = promised["switch"] and ports.setdefault(promised["switch"], memdev.switch or "a switch")
-        yield from _unequal(owner, "switch", expected_port, memdev.switch)
-    for serial, memdev in by_serial.items():
-        yield f"device {memdev.name} (serial {serial:#x}): shown, not promised"
-
-
-def _window_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
-    if len(picture["windows"]) != len(shown.windows):
-        yield f"windows: promised {len(picture['windows'])}, shown {len(shown.windows)}"
-    for promised, window in zip(picture["windows"], shown.windows, strict=False):
-        owner = f"window '{promised['name']}' ({window.decoder})"
-        yield from _unequal(owner, "size_bytes", promised["size_bytes"], window.size_bytes)
-        yield from _unequal(owner, "ways", promised["ways"], window.ways)
-        if promised["ways"] > 1:  # the kernel names no granularity where nothing is interleaved
-            yield from _unequal(owner, "granularity_bytes", promised["granularity_bytes"], window.granularity_bytes)
-        yield from _unequal(owner, "host_bridges", promised["host_bridges"], list(window.host_bridges))
-
-
-def _region_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
-    decoders = {
-        promised["name"]: window.decoder for promised, window in zip(picture["windows"], shown.windows, strict=False)
-    }
-    found: set[str] = set()
-    for promised in picture["regions"]:
-        owner = f"region '{promised['name']}'"
-        region = shown.region_of(promised["serials"])
-        if region is None:
-            shapes = "; ".join(f"{region.name} over {_serials(region.serials)}" for region in shown.regions) or "none"
-            yield f"{owner}: promised over serials {_serials(promised['serials'])}, not shown; regions shown: {shapes}"
-            continue
-        found.add(region.name)
-        yield from _unequal(owner, "window", decoders.get(promised["window"]), region.decoder)
-        yield from _unequal(owner, "size_bytes", promised["size_bytes"], region.size_bytes)
-        yield from _unequal(owner, "ways", promised["ways"], region.ways)
-        if promised["ways"] > 1:
-            yield from _unequal(owner, "granularity_bytes", promised["granularity_bytes"], region.granularity_bytes)
-        yield from _unequal(owner, "committed", True, region.committed)
-        yield from _unequal(owner, "mode", promised["mode"], region.mode)
-        yield from _unequal(owner, "num_offline_blocks", 0, region.num_offline_blocks)
-    yield from (f"{region.name}: shown, not promised" for region in shown.regions if region.name not in found)
-
-
-def _numa_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
-    """Nodes beyond the promised ones are CXL memory's own and are judged as regions."""
-    by_number = {node.node: node for node in shown.numa_nodes}
-    for promised in picture["numa_nodes"]:
-        owner = f"NUMA node {promised['node']}"
-        node = by_number.get(promised["node"])
-        if node is None:
-            yield f"{owner}: promised, not shown; nodes shown: {', '.join(map(str, by_number))}"
-            continue
-        yield from _unequal(owner, "CPUs", promised["num_cpus"], _num_cpus(node.cpus))
-        yield from _unequal(owner, "memory_bytes", promised["memory_bytes"], node.memory_bytes)
-        yield from _unequal(owner, "distance", promised["distance"], node.distance)
-        for figure, value in (promised["access"] or {}).items():
-            yield from _unequal(owner, figure, value, getattr(node, figure))
-
-
-def _unequal(owner: str, field: str, promised: object, shown: object) -> Iterator[str]:
-    if promised != shown:
-        yield f"{owner}: {field}: promised {promised}, shown {shown}"
-
-
-def _num_cpus(cpulist: str) -> int:
+def num_cpus(cpulist: str) -> int:
     """How many CPUs a list such as 0-1,4 has."""
     ranges = [part.split("-") for part in cpulist.split(",") if part]
     return sum(int(bounds[-1]) - int(bounds[0]) + 1 for bounds in ranges)
 
 
-def _serials(serials: Any) -> str:
+def serials_in_words(serials: Any) -> str:
     return ", ".join(f"{serial:#x}" for serial in serials) or "none"

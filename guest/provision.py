@@ -1,196 +1,27 @@
-"""The one home of fabric: an SSH session to a guest, and what is done over it to make the guest what its bed file says.
+"""What is done over an SSH session to make a guest what its bed file says: regions, DAX modes, and what it then shows.
 
-Knows SSH and the guest's commands; no libvirt, no bed. The guest is known by the host key made for it.
+Knows the guest's commands; no libvirt, no bed.
 """
 
-import logging
-import posixpath
 import shlex
-import threading
-import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import paramiko
-from fabric import Connection
-
 from guest import inventory
-from guest.errors import CommandError, GuestError, PromiseError, SilentGuestError
 from guest.inventory import Inventory, Picture
+from guest.session import Session
 
-USER = "root"
-PYTHON_PATH = "/opt/cxlbed"
-SCRIPT = Path(__file__).parent / "init" / "provision.sh"
-SSHD_LISTENS = "Server listening on"  # sshd -e says so on the console
-GIVEN_UP = ("cxlbed-init: FAILED", "Kernel panic")
-CONSOLE_TAIL_LINES = 20
-POLL_S = 0.05
-CHUNK_BYTES = 1 << 16
-logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)  # it prints a traceback for each attempt that fails
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a command in the guest ended."""
-
-    command: str
-    status: int
-    stdout: bytes
-    stderr: str
-
-    @property
-    def text(self) -> str:
-        """stdout as text."""
-        return self.stdout.decode()
-
-
-class Session:
-    """One SSH connection to a guest; a context manager that closes it.
-    port: on 127.0.0.1; key: the bed's private key; known_hosts: a file with the guest's host key, in OpenSSH's form;
-    console: the file that the guest's serial console is written to, where this machine has it."""
-
-    def __init__(self, port: int, key: Path, known_hosts: Path, console: Path | None = None) -> None:
-        self._console = console
-        self._port = port
-        self._connection = Connection("127.0.0.1", user=USER, port=port, connect_timeout=5)
-        self._connection.connect_kwargs = {
-            "key_filename": str(key),
-            "look_for_keys": False,
-            "allow_agent": False,
-        }
-        self._connection.client.load_host_keys(str(known_hosts))
-        self._connection.client.set_missing_host_key_policy(paramiko.RejectPolicy())
-
-    def __enter__(self) -> "Session":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection.close()
-
-    def connect(self, deadline_s: float) -> None:
-        """Wait until the guest answers. Raises SilentGuestError with the console's tail after `deadline_s`, or at once if
-        the console says that the guest has given up."""
-        give_up = time.monotonic() + deadline_s
-        failure = "its console does not say that sshd listens"
-        while time.monotonic() < give_up:
-            if self._sshd_listens():
-                try:
-                    self._open(give_up)
-                    return
-                except (OSError, EOFError, paramiko.SSHException) as error:
-                    if isinstance(error, paramiko.BadHostKeyException | paramiko.AuthenticationException):
-                        raise GuestError(f"guest on port {self._port}: {error}") from error
-                    failure = str(error) or type(error).__name__
-            time.sleep(POLL_S)
-        raise SilentGuestError(
-            f"{self._name()} did not answer over SSH within {deadline_s:g} s: {failure}{self._tail()}"
-        )
-
-    def run(
-        self,
-        command: str,
-        stdin: Iterable[bytes] = (),
-        check: bool = True,
-        name: str | None = None,
-        heard: Callable[[bytes], None] | None = None,
-    ) -> Outcome:
-        """Run a shell command. stdin: in pieces, sent as the command reads them; name: what to call it in an error, if it is long;
-        heard: is given stdout piece by piece as it comes.
-        Raises CommandError if it ends with another status than 0 and `check` holds."""
-        channel = self._connection.create_session()
-        with channel:
-            channel.exec_command(command)
-            stderr = bytearray()
-            failures: list[BaseException] = []
-            beside = [
-                threading.Thread(target=_feed, args=(channel, stdin, failures), daemon=True),
-                threading.Thread(target=_collect, args=(channel.recv_stderr, stderr), daemon=True),
-            ]
-            for thread in beside:
-                thread.start()
-            stdout = bytearray()
-            _collect(channel.recv, stdout, heard)
-            status = channel.recv_exit_status()
-            for thread in beside:
-                thread.join()
-        if failures:
-            raise failures[0]
-        outcome = Outcome(name or command, status, bytes(stdout), stderr.decode(errors="replace"))
-        if check and status != 0:
-            raise CommandError(outcome.command, status, outcome.stderr)
-        return outcome
-
-    def python(
-        self,
-        target: str,
-        arguments: Sequence[str] = (),
-        stdin: Iterable[bytes] = (),
-        check: bool = True,
-        name: str | None = None,
-        heard: Callable[[bytes], None] | None = None,
-    ) -> Outcome:
-        """Run a Python module (a dotted name) or script (a path in the guest) with the runtime on its path; else as run."""
-        how = [target] if "/" in target else ["-m", target]
-        words = ["env", f"PYTHONPATH={PYTHON_PATH}", "python3", *how, *arguments]
-        return self.run(shlex.join(words), stdin, check, name, heard)
-
-    def put(self, content: bytes | Path, path: str) -> None:
-        """Write `content`, or a file of this machine, to `path` in the guest."""
-        folder = posixpath.dirname(path)
-        raw = content.read_bytes() if isinstance(content, Path) else content
-        self.run(f"mkdir -p {shlex.quote(folder)} && cat >{shlex.quote(path)}", stdin=[raw])
-
-    def get(self, path: str) -> bytes:
-        """The content of the file `path` in the guest."""
-        return self.run(f"cat {shlex.quote(path)}").stdout
-
-    def _open(self, give_up: float) -> None:
-        left_s = max(1.0, give_up - time.monotonic())
-        self._connection.connect_kwargs |= {"banner_timeout": left_s, "auth_timeout": left_s}
-        self._connection.open()
-
-    def _sshd_listens(self) -> bool:
-        """Whether it makes sense to connect. QEMU accepts a connection long before the guest can answer it, so without a
-        console to read one can but try."""
-        if self._console is None:
-            return True
-        text = self._console_text()
-        if any(line in text for line in GIVEN_UP):
-            raise SilentGuestError(f"{self._name()} gave up{self._tail()}")
-        return SSHD_LISTENS in text
-
-    def _console_text(self) -> str:
-        with suppress(FileNotFoundError):
-            return self._console.read_text(errors="replace") if self._console else ""
-        return ""
-
-    def _name(self) -> str:
-        return f"guest on port {self._port}"
-
-    def _tail(self) -> str:
-        if self._console is None:
-            return ""
-        lines = self._console_text().splitlines()[-CONSOLE_TAIL_LINES:]
-        return f"; its console {self._console} ends:\n" + "\n".join(f"  {line}" for line in lines)
+SCRIPT = Path(__file__).parent / "provision.sh"
 
 
 def provision(session: Session, picture: Picture) -> Inventory:
-    """Create the regions that `picture` promises, in its order, in the modes that it says, and compare all that the guest then
-    shows with it. Raises CommandError where a step fails, PromiseError where the guest shows something else."""
+    """Create the regions that `picture` promises, in its order, in the modes that it says. Returns all that the guest then
+    shows. Raises CommandError where a step fails."""
     serials = " ".join(hex(memdev["serial"]) for memdev in picture["memdevs"])
     calls = [f"wait_for_serials {serials} || {{ show; exit; }}"]
     decoders = {window["name"]: f"decoder0.{number}" for number, window in enumerate(picture["windows"])}
     calls += [_make_region(region, decoders[region["window"]]) for region in picture["regions"]]
-    shown = _run_script(session, [*calls, "show"], "provisioning")
-    if different := inventory.differences(picture, shown):
-        raise PromiseError("the guest shows something other than its bed file promises:\n  " + "\n  ".join(different))
-    return shown
+    return _run_script(session, [*calls, "show"], "provisioning")
 
 
 def inspect(session: Session) -> Inventory:
@@ -207,36 +38,3 @@ def _make_region(region: dict[str, Any], decoder: str) -> str:
 def _run_script(session: Session, calls: list[str], name: str) -> Inventory:
     script = "\n".join([SCRIPT.read_text(), *calls])
     return inventory.parse(session.run(f"exec sh -c {shlex.quote(script)}", name=name).text)
-
-
-def _feed(channel: paramiko.Channel, stdin: Iterable[bytes], failures: list[BaseException]) -> None:
-    """Send beside the reading, so that neither side waits for the other with its window full."""
-    try:
-        for piece in stdin:
-            if not _sent(channel, piece):
-                break  # the command ended without reading all: its status tells more
-    except BaseException as error:  # noqa: BLE001 - raised by whoever makes the pieces, and again in `run`
-        failures.append(error)
-    finally:
-        with suppress(OSError):
-            channel.shutdown_write()
-
-
-def _sent(channel: paramiko.Channel, piece: bytes) -> bool:
-    """Send `piece`; False if the other side is gone."""
-    try:
-        for start in range(0, len(piece), CHUNK_BYTES):  # sendall copies what is left again for each packet
-            channel.sendall(piece[start : start + CHUNK_BYTES])
-    except OSError:
-        return False
-    return True
-
-
-def _collect(
-    receive: Callable[[int], bytes], collected: bytearray, heard: Callable[[bytes], None] | None = None
-) -> None:
-    """Append what the guest sends until it sends no more."""
-    while chunk := receive(CHUNK_BYTES):
-        collected += chunk
-        if heard is not None:
-            heard(chunk)

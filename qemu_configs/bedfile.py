@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from qemu_configs.errors import BedFileError
-from qemu_configs.rules import Machine, find_problems
+from qemu_configs.rules.bed import Machine, find_problems
 from qemu_configs.topology import UNREADABLE_IS_ZERO, Topology
 
 STOCK_FOLDER = Path(__file__).parent / "topologies"

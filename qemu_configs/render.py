@@ -7,11 +7,11 @@ through qemu:commandline, in the words of the plain command line; NUMA and HMAT 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qemu_configs.topology import KIB, MIB, Access, Attachment, Bridge, Device, Host, Switch, Topology
+from qemu_configs.topology import KIB, MIB, Access, Bridge, Device, Host, Switch, Topology
 
 # Slots of pcie.0. All are said, so that nothing lands on a pxb-cxl and libvirt adds no ports of its own.
 DISK_SLOT, RNG_SLOT, NET_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x08
@@ -20,7 +20,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Placement:
+class HostLaunch:
     """Where one host of a bed runs: what the bed file leaves open. Paths are those of the machine that runs QEMU."""
 
     domain_name: str
@@ -38,7 +38,7 @@ class Placement:
     run_as: str | None = None  # "+UID:+GID" that a system-wide libvirt gives QEMU, so that it may read all of these
 
 
-def domain_xml(topology: Topology, host: Host, placement: Placement) -> str:
+def domain_xml(topology: Topology, host: Host, launch: HostLaunch) -> str:
     """The libvirt domain of `host`, ready for virDomainCreateXML."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
@@ -49,84 +49,55 @@ def domain_xml(topology: Topology, host: Host, placement: Placement) -> str:
     )
     return environment.get_template("domain.xml.j2").render(
         host=host,
-        placement=placement,
+        launch=launch,
         numa_cells=_numa_cells(host),
         distance=_distance,
-        passed_to_qemu=[*_cxl_args(topology, host, placement), *_network_args(placement)],
+        passed_to_qemu=[*_cxl_args(topology, host, launch), *_network_args(launch)],
         kib=KIB,
         disk_slot=DISK_SLOT,
         rng_slot=RNG_SLOT,
     )
 
 
-def qemu_argv(topology: Topology, host: Host, placement: Placement) -> list[str]:
+def qemu_argv(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
     """The plain QEMU command line of `host`, equal to its domain XML but for the monitor."""
     hmat = ",hmat=on" if host.numa_nodes else ""
-    threads = ",thread=multi" if placement.accelerator == "tcg" else ""
+    threads = ",thread=multi" if launch.accelerator == "tcg" else ""
     return [
-        str(placement.emulator),
-        *("-name", f"guest={_value(placement.domain_name)}", "-uuid", placement.uuid),
+        str(launch.emulator),
+        *("-name", f"guest={_value(launch.domain_name)}", "-uuid", launch.uuid),
         *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"),
-        *("-machine", f"q35,usb=off{hmat}", "-accel", f"{placement.accelerator}{threads}"),
+        *("-machine", f"q35,usb=off{hmat}", "-accel", f"{launch.accelerator}{threads}"),
         *("-cpu", "max,-hypervisor", "-smp", str(host.vcpus), "-m", f"size={host.total_memory_bytes // MIB}M"),
         *_memory_args(host),
-        *("-kernel", str(placement.kernel), "-initrd", str(placement.initrd), "-append", placement.kernel_cmdline),
-        *("-drive", f"if=none,id=disk,format=raw,readonly=on,file={_value(placement.disk)}"),
+        *("-kernel", str(launch.kernel), "-initrd", str(launch.initrd), "-append", launch.kernel_cmdline),
+        *("-drive", f"if=none,id=disk,format=raw,readonly=on,file={_value(launch.disk)}"),
         *("-device", f"virtio-blk-pci,drive=disk,bus=pcie.0,addr={DISK_SLOT:#x}"),
         *("-object", "rng-random,id=entropy,filename=/dev/urandom"),
         *("-device", f"virtio-rng-pci,rng=entropy,bus=pcie.0,addr={RNG_SLOT:#x}"),
-        *("-chardev", f"file,id=console,append=on,path={_value(placement.console)}", "-serial", "chardev:console"),
-        *("-qmp", f"unix:{_value(placement.monitor)},server=on,wait=off"),
-        *_cxl_args(topology, host, placement),
-        *_network_args(placement),
+        *("-chardev", f"file,id=console,append=on,path={_value(launch.console)}", "-serial", "chardev:console"),
+        *("-qmp", f"unix:{_value(launch.monitor)},server=on,wait=off"),
+        *_cxl_args(topology, host, launch),
+        *_network_args(launch),
     ]
 
 
-def cxl_picture(topology: Topology, host: Host) -> dict[str, Any]:
-    """What `cxl list`, `daxctl list` and sysfs must show in the guest, as JSON values:
-
-    memdevs: [{name, serial, size_bytes, dc_size_bytes, host_bridge, switch}]: `host_bridge` as `cxl list` names it
-      (pci0000:0c), `switch` the bed file's name or None; `size_bytes` is ram_size, 0 for dynamic capacity alone.
-    windows: [{name, size_bytes, ways, granularity_bytes, host_bridges}]: the root decoders, targets in order.
-    regions: [{name, window, size_bytes, ways, granularity_bytes, mode, devices, serials}]: devices in interleave order.
-    numa_nodes: [{node, num_cpus, memory_bytes, distance, access}] or [] where the bed file has one node; `distance`
-      from node 0, `access` {read_latency_ns, write_latency_ns, read_bandwidth_mib_per_s, write_bandwidth_mib_per_s}.
-    notes: [str], as `notes` below."""
-    return {
-        "host": host.name,
-        "memdevs": [_memdev_picture(topology, attachment) for attachment in host.attachments()],
-        "windows": _window_pictures(host),
-        "regions": _region_pictures(topology, host),
-        "numa_nodes": _numa_pictures(host),
-        "notes": notes(topology, host),
-    }
-
-
-def notes(topology: Topology, host: Host) -> list[str]:
-    """What a stock kernel will not do with this host; nothing here is an error of the bed file."""
-    return [
-        f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
-        for device in topology.devices_of(host)
-        if device.dc_size_bytes
-    ]
-
-
-def backing_file(device: Device, placement: Placement) -> Path:
+def backing_file(device: Device, launch: HostLaunch) -> Path:
     """The file behind a device's ordinary memory; sparse, `device.size_bytes` long."""
-    return placement.backing_folder / f"{device.name}.mem"
+    return launch.backing_folder / f"{device.name}.mem"
 
 
-def dc_backing_file(device: Device, placement: Placement) -> Path:
+def dc_backing_file(device: Device, launch: HostLaunch) -> Path:
     """The file behind a device's dynamic capacity; sparse, `device.dc_size_bytes` long."""
-    return placement.backing_folder / f"{device.name}.dc.mem"
+    return launch.backing_folder / f"{device.name}.dc.mem"
 
 
-def _cxl_args(topology: Topology, host: Host, placement: Placement) -> list[str]:
+def _cxl_args(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
     if not host.bridges:
         return []
     args = ["-machine", _machine_cxl(host)]
     for device in topology.devices_of(host):
-        args += _backend_args(device, placement)
+        args += _backend_args(device, launch)
     chassis_slot = iter(range(1, 1 << 13))  # unique a host; the PCIe slot number has 13 bits
     for index, bridge in enumerate(host.bridges):
         slot = FIRST_BRIDGE_SLOT + index
@@ -146,10 +117,10 @@ def _machine_cxl(host: Host) -> str:
     return ",".join(words)
 
 
-def _backend_args(device: Device, placement: Placement) -> Iterator[str]:
+def _backend_args(device: Device, launch: HostLaunch) -> Iterator[str]:
     backings = (
-        (device.size_bytes, f"mem.{device.name}", backing_file(device, placement)),
-        (device.dc_size_bytes, f"dc.{device.name}", dc_backing_file(device, placement)),
+        (device.size_bytes, f"mem.{device.name}", backing_file(device, launch)),
+        (device.dc_size_bytes, f"dc.{device.name}", dc_backing_file(device, launch)),
     )
     for size_bytes, backend, path in backings:
         if size_bytes:
@@ -189,9 +160,9 @@ def _type3(device: Device, bus: str) -> tuple[str, str]:
     return "-device", ",".join(words)
 
 
-def _network_args(placement: Placement) -> list[str]:
+def _network_args(launch: HostLaunch) -> list[str]:
     # restrict=on: the guest reaches nothing outside; the forwarded port works all the same. romfile=: no network boot.
-    forward = f"tcp:127.0.0.1:{placement.ssh_port}-:{_GUEST_SSH_PORT}"
+    forward = f"tcp:127.0.0.1:{launch.ssh_port}-:{_GUEST_SSH_PORT}"
     return [
         *("-netdev", f"user,id=net,restrict=on,hostfwd={forward}"),
         *("-device", f"virtio-net-pci,netdev=net,romfile=,bus=pcie.0,addr={NET_SLOT:#x}"),
@@ -252,65 +223,6 @@ def _hmat_words(cell: _NumaCell) -> Iterator[str]:
     yield f"{where},data-type=write-latency,latency={cell.access.write_latency_ns}"
     yield f"{where},data-type=read-bandwidth,bandwidth={cell.access.read_bandwidth_mib_per_s}M"
     yield f"{where},data-type=write-bandwidth,bandwidth={cell.access.write_bandwidth_mib_per_s}M"
-
-
-def _memdev_picture(topology: Topology, attachment: Attachment) -> dict[str, Any]:
-    device = topology.device(attachment.device)
-    return {
-        "name": device.name,
-        "serial": device.serial,
-        "size_bytes": device.size_bytes or 0,
-        "dc_size_bytes": device.dc_size_bytes or 0,
-        "host_bridge": _host_bridge(attachment.bridge),
-        "switch": attachment.switch.name if attachment.switch else None,
-    }
-
-
-def _window_pictures(host: Host) -> list[dict[str, Any]]:
-    bridges = {bridge.name: _host_bridge(bridge) for bridge in host.bridges}
-    return [
-        {
-            "name": window.name,
-            "size_bytes": window.size_bytes,
-            "ways": len(window.targets),
-            "granularity_bytes": window.granularity_bytes,
-            "host_bridges": [bridges[target] for target in window.targets],
-        }
-        for window in host.windows
-    ]
-
-
-def _region_pictures(topology: Topology, host: Host) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": region.name,
-            "window": region.window,
-            "size_bytes": topology.region_size_bytes(region),
-            "ways": len(region.devices),
-            "granularity_bytes": region.granularity_bytes,
-            "mode": region.mode,
-            "devices": list(region.devices),
-            "serials": [topology.device(name).serial for name in region.devices],
-        }
-        for region in host.regions
-    ]
-
-
-def _numa_pictures(host: Host) -> list[dict[str, Any]]:
-    return [
-        {
-            "node": cell.node,
-            "num_cpus": host.vcpus if cell.node == 0 else 0,
-            "memory_bytes": cell.memory_bytes,
-            "distance": cell.distance,
-            "access": cell.access.model_dump() if cell.access else None,
-        }
-        for cell in (_numa_cells(host) if host.numa_nodes else [])
-    ]
-
-
-def _host_bridge(bridge: Bridge) -> str:
-    return f"pci0000:{bridge.bus:02x}"
 
 
 def _value(value: object) -> str:

@@ -197,7 +197,7 @@ class Host(Part):
         return self.memory_bytes + sum(node.memory_bytes for node in self.numa_nodes)
 
 
-class Pool(Part):
+class PoolSpec(Part):
     """Devices that the runtime uses as one KV pool, on every host that holds them."""
 
     name: Name
@@ -211,7 +211,7 @@ class Topology(Part):
     description: StrictStr = ""
     devices: tuple[Device, ...] = ()
     hosts: tuple[Host, ...]
-    pools: tuple[Pool, ...] = ()
+    pools: tuple[PoolSpec, ...] = ()
 
     def host(self, name: str) -> Host:
         """The host of that name; KeyError if there is none."""

@@ -7,9 +7,9 @@ import hashlib
 
 import numpy as np
 
-from sac_runtime.layout import ByteArray, IntArray, KvLayout, LayerFirst
-from sac_runtime.placement import RowTable
-from sac_runtime.store import KvStore
+from sac_runtime.memory.store import KvStore
+from sac_runtime.rows.layout import ByteArray, IntArray, KvLayout
+from sac_runtime.rows.placement import LayerFirst, RowTable
 
 POISON_BYTE = 0xFF  # NaN in e4m3, bf16 and fp32 alike
 

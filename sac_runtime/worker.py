@@ -26,16 +26,19 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from sac_runtime.block_hash import BlockHashes, chain_hashes
 from sac_runtime.errors import GeometryError, SacError, StoreError
-from sac_runtime.fetch import FetchConfig, Home, LayerQuery, Request, step
+from sac_runtime.fetch.hot_buffer import Plan
+from sac_runtime.fetch.request import FetchConfig, RequestKv
+from sac_runtime.fetch.step import LayerQuery, step
 from sac_runtime.guards import layers_with_wrong_canary, write_canaries
-from sac_runtime.hot_buffer import Plan
-from sac_runtime.layout import ByteArray, FloatArray, IntArray, KvLayout
-from sac_runtime.placement import RowTable
-from sac_runtime.pool import Pool
-from sac_runtime.pool_format import PoolGeometry
-from sac_runtime.store import KvStore, MappedStore
+from sac_runtime.memory.backing import Backing
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.memory.store import KvStore
+from sac_runtime.pool.block_hash import BlockHashes, chain_hashes
+from sac_runtime.pool.format import PoolGeometry
+from sac_runtime.pool.pool import Pool
+from sac_runtime.rows.layout import ByteArray, FloatArray, IntArray, KvLayout
+from sac_runtime.rows.placement import RowTable
 
 BLOCK_TOKENS = 64
 DIGEST_BYTES = 16
@@ -133,7 +136,7 @@ class Reply:
         return file.getvalue()
 
 
-class _Watched(Request):
+class _Watched(RequestKv):
     """A request that remembers the last plan and what was asked of it."""
 
     plan_made: Plan
@@ -187,7 +190,9 @@ def fetch(job: Job, store: KvStore, request: BinaryIO) -> Reply:
         tail = pool.row_table(pool.allocate(job.num_tail_blocks))
         table = replace(prefix, first_layer=np.concatenate([prefix.first_layer, tail.first_layer]))
         config = FetchConfig(job.num_layers, job.top_k, job.capacity)
-        with _Watched(Home(store, table), config, job.context_tokens, job.context_tokens + job.num_steps) as sequence:
+        with _Watched(
+            Backing(store, table), config, job.context_tokens, job.context_tokens + job.num_steps
+        ) as sequence:
             for index in range(job.num_steps):
                 _decode_token(job, index, sequence, request, reply)
         _read_back(job, store, table, reply)

@@ -6,7 +6,8 @@ from types import FrameType
 
 import typer
 
-from emulation.cli import bedfile, beds, latency, machine, numa, run, serve
+from emulation.cli import bed_files as bedfile
+from emulation.cli import beds, latency, machine, numa, run, serve
 from emulation.errors import CxlbedError, MachineError
 from guest.errors import GuestError
 from qemu_configs.errors import ConfigError

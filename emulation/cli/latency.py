@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emulation.cli.numbers import whole_numbers
+from emulation.cli.options import whole_numbers
 from emulation.cli.output import JsonOption, show, write_json
 from emulation.errors import InputError
 from sac_runtime.label import Label
 
 if TYPE_CHECKING:
-    from emulation.timing.fetch_time import EntryTime, PrefixTime
+    from emulation.latency.modelled import EntryTime, PrefixTime
     from emulation.timing.profile import Profile
-    from sac_runtime.layout import KvLayout
-    from sac_runtime.store import MappedStore
+    from sac_runtime.memory.mapped import MappedStore
+    from sac_runtime.rows.layout import KvLayout
 
 DEFAULT_TIERS = "dram,cxl,rdma"
 
@@ -114,7 +114,7 @@ class _Source:
     repeats: int
 
     def open(self) -> AbstractContextManager["MappedStore"]:
-        from emulation.stores.fetch_time import open_store
+        from emulation.latency.injected import open_store
 
         if self.repeats < 1:
             raise InputError(f"latency: repeats={self.repeats} must be at least 1")
@@ -138,8 +138,8 @@ def _list(json: Path | None) -> None:
 
 
 def _entries(profiles: "list[Profile]", counts: list[int], rows: Rows, plot: Path | None, json: Path | None) -> None:
+    from emulation.latency.modelled import entry_times
     from emulation.report.tables import make_table
-    from emulation.timing.fetch_time import entry_times
 
     times = entry_times(profiles, counts, _line_bytes(rows))
     write_json(json, {"figure": 5, "rows": rows, "records": [asdict(one) for one in times]})
@@ -154,8 +154,8 @@ def _entries(profiles: "list[Profile]", counts: list[int], rows: Rows, plot: Pat
 def _prefixes(
     profiles: "list[Profile]", context: str | None, concurrency: str | None, plot: Path | None, json: Path | None
 ) -> None:
+    from emulation.latency.modelled import FIG3_CONCURRENCIES, FIG3_CONTEXTS, prefix_times
     from emulation.report.tables import make_table
-    from emulation.timing.fetch_time import FIG3_CONCURRENCIES, FIG3_CONTEXTS, prefix_times
 
     contexts = _numbers("context", context, FIG3_CONTEXTS)
     times = prefix_times(profiles, contexts, _numbers("concurrency", concurrency, FIG3_CONCURRENCIES))
@@ -168,8 +168,8 @@ def _prefixes(
 
 
 def _injected(profiles: "list[Profile]", counts: list[int], source: "_Source", json: Path | None) -> None:
+    from emulation.latency.injected import injected_times
     from emulation.report.tables import make_table
-    from emulation.stores.fetch_time import injected_times
 
     with source.open() as store:
         times, error = injected_times(store, profiles, counts, source.repeats)
@@ -187,8 +187,8 @@ def _injected(profiles: "list[Profile]", counts: list[int], source: "_Source", j
 
 
 def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | None) -> None:
+    from emulation.latency.injected import bare_times, measured_label
     from emulation.report.tables import make_table
-    from emulation.stores.fetch_time import bare_times, measured_label
 
     with source.open() as store:
         times = bare_times(store, measured_label(claimed, source.spec), counts, source.repeats)
@@ -200,8 +200,8 @@ def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | Non
 
 def _plot_entries(times: "list[EntryTime]", rows: Rows, plot: Path) -> None:
     """Lines by profile with their tiers' ranges, and the paper's readings where they are of the same rows."""
+    from emulation.calibration.fetch import FIG5_PROFILES, readings
     from emulation.report.plots import Axes, Series, draw_lines
-    from emulation.timing.calibration import FIG5_PROFILES, readings
 
     series = []
     for name in dict.fromkeys(t.profile for t in times):
@@ -218,8 +218,8 @@ def _plot_entries(times: "list[EntryTime]", rows: Rows, plot: Path) -> None:
 
 def _plot_prefixes(times: "list[PrefixTime]", plot: Path) -> None:
     """Lines by profile and context, and the paper's readings of its RDMA engine."""
+    from emulation.calibration.fetch import FIG3_PROFILE, readings
     from emulation.report.plots import Axes, Series, draw_lines
-    from emulation.timing.calibration import FIG3_PROFILE, readings
 
     series = []
     for name, tokens in dict.fromkeys((t.profile, t.context_tokens) for t in times):
@@ -234,13 +234,13 @@ def _plot_prefixes(times: "list[PrefixTime]", plot: Path) -> None:
 
 
 def _profiles(names: str | None, tiers: str, reader: Reader) -> "list[Profile]":
-    from emulation.timing.fetch_time import DEFAULT_PROFILES
+    from emulation.latency.modelled import DEFAULT_PROFILES
 
     return _chosen(names, tiers, DEFAULT_PROFILES[reader])
 
 
 def _prefix_profiles(names: str | None, tiers: str) -> "list[Profile]":
-    from emulation.timing.fetch_time import PREFIX_PROFILES
+    from emulation.latency.modelled import PREFIX_PROFILES
 
     return _chosen(names, tiers, PREFIX_PROFILES)
 
@@ -258,7 +258,7 @@ def _chosen(names: str | None, tiers: str, by_tier: Mapping[str, str]) -> "list[
 
 
 def _entry_counts(entries: str | None) -> list[int]:
-    from emulation.timing.fetch_time import FIG5_ENTRIES
+    from emulation.latency.modelled import FIG5_ENTRIES
 
     return _numbers("entries", entries, FIG5_ENTRIES)
 
@@ -280,18 +280,18 @@ def _numbers(field: str, text: str | None, default: Sequence[int]) -> list[int]:
 
 
 def _line_bytes(rows: Rows) -> int:
-    from sac_runtime.layout import LINE_BYTES
+    from sac_runtime.rows.layout import LINE_BYTES
 
     return _layout(rows).lines_per_row * LINE_BYTES
 
 
 def _layout(rows: Rows) -> "KvLayout":
-    from sac_runtime.layout import KvLayout
+    from sac_runtime.rows.layout import KvLayout
 
     return KvLayout.bf16() if rows is Rows.BF16 else KvLayout.fp8()
 
 
 def _span(low: float, high: float) -> str:
-    from emulation.report.figures import significant
+    from emulation.report.wording import significant
 
     return f"{significant(low)} to {significant(high)}"

@@ -18,7 +18,7 @@ def doctor(json: JsonOption = None) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from emulation.machines import doctor as checks
+    from emulation import doctor as checks
 
     findings = checks.examine()
     write_json(json, {"can_run": checks.can_run(findings), "findings": [asdict(finding) for finding in findings]})
@@ -36,7 +36,7 @@ def doctor(json: JsonOption = None) -> None:
 @image_app.command("build")
 def image_build() -> None:
     """Build the guest image, unless the cache holds it."""
-    from guest import image
+    from guest.image import cache as image
 
     with progress() as show:
         built = image.ensure(show)
@@ -46,9 +46,10 @@ def image_build() -> None:
 @image_app.command("list")
 def image_list(json: JsonOption = None) -> None:
     """List the images in the cache."""
-    from guest import image
+    from guest.image import cache as image
+    from guest.image.recipe import STOCK
 
-    current = image.STOCK.hash
+    current = STOCK.hash
     rows = [
         {"hash": held.hash, "folder": str(held.folder), "current": held.hash == current} for held in image.list_images()
     ]
@@ -63,9 +64,10 @@ def image_prune(
     everything: Annotated[bool, typer.Option("--all", help="The current one too, unless a bed runs from it.")] = False,
 ) -> None:
     """Remove images that no recipe here makes any more and no bed runs from, and what killed builds left."""
-    from emulation.machines import state
-    from guest import image
+    from emulation.machines import record as state
+    from guest.image import cache as image
+    from guest.image.recipe import STOCK
 
     in_use = {record.image_hash for folder in state.all_folders() if (record := folder.read())}
-    removed = image.prune(keep=frozenset(in_use if everything else in_use | {image.STOCK.hash}))
+    removed = image.prune(keep=frozenset(in_use if everything else in_use | {STOCK.hash}))
     typer.echo(f"removed {len(removed)}: {', '.join(removed)}" if removed else "nothing to remove")

@@ -16,9 +16,10 @@ from emulation.errors import InputError
 MISMATCHES_SHOWN = 10
 
 if TYPE_CHECKING:
+    from emulation.conformance.exchange import BitFlip
+    from emulation.conformance.result import Result
+    from emulation.latency.replayed import TierReplay
     from emulation.machines.bed import Bed
-    from emulation.mainjob.share import Flip, Verdict
-    from emulation.timing.replay import TierReplay
 
 FileOrName = Annotated[str, typer.Argument(metavar="[FILE]", help="A bed file, or the name of a stock topology.")]
 
@@ -45,10 +46,11 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Boot a bed, write KV through one host, fetch the top-k through another, verify every byte. Ends with 1 on a mismatch."""
+    from emulation.conformance import relative
+    from emulation.conformance import run as job
+    from emulation.conformance.truth import JobShape
     from emulation.machines import bed as beds
     from emulation.machines.this_machine import this_machine
-    from emulation.mainjob import job, relative
-    from emulation.mainjob.context import JobShape
     from qemu_configs import bedfile
 
     shape = JobShape(context, layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
@@ -74,19 +76,19 @@ def run(
         raise typer.Exit(1)
 
 
-def _flip(text: str | None) -> "Flip | None":
-    from emulation.mainjob.share import Flip
+def _flip(text: str | None) -> "BitFlip | None":
+    from emulation.conformance.exchange import BitFlip
 
     if text is None:
         return None
     try:
         layer, *rest = (int(part) for part in text.split(":"))
-        return Flip(layer, *rest)
+        return BitFlip(layer, *rest)
     except (ValueError, TypeError):
         raise InputError(f"run: flip='{text}' must be LAYER, LAYER:TOKEN or LAYER:TOKEN:BYTE, whole numbers") from None
 
 
-def _result(bed: "Bed", verdicts: "list[Verdict]", replays: "list[TierReplay]") -> dict[str, object]:
+def _result(bed: "Bed", verdicts: "list[Result]", replays: "list[TierReplay]") -> dict[str, object]:
     return {
         "topology": bed.topology.name,
         "accelerator": bed.record.accelerator,
@@ -97,8 +99,8 @@ def _result(bed: "Bed", verdicts: "list[Verdict]", replays: "list[TierReplay]") 
     }
 
 
-def _show(verdicts: "list[Verdict]", replays: "list[TierReplay]") -> None:
-    from emulation.report.relative_latency import relative_latency_table
+def _show(verdicts: "list[Result]", replays: "list[TierReplay]") -> None:
+    from emulation.report.run import relative_latency_table
     from emulation.report.tables import make_table, print_table
 
     print_table(make_table("bytes", verdicts[0].COLUMNS, [verdict.cells() for verdict in verdicts]))

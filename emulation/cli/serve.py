@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emulation.cli.numbers import whole_numbers
+from emulation.cli.options import whole_numbers
 from emulation.cli.output import JsonOption, show, write_json
 from emulation.cli.progress import progress
 from emulation.errors import InputError
 
 if TYPE_CHECKING:
     from emulation.serving.spec import ClusterSpec
-    from emulation.serving.sweep import Axes, Traffic
+    from emulation.serving.sweep import Arrivals, SweepAxes
     from emulation.timing.profile import Profile
 
 LIST = "comma-separated; lists are swept"
@@ -94,10 +94,10 @@ def serve(
     """Throughput, TTFT and TBT of SAC on a CXL pool, on local DRAM, with RDMA prefetch, and of HBM only: a calibrated model
     of the serving engine over the links of the timing profiles."""
     from emulation.serving.spec import ClusterSpec
-    from emulation.serving.sweep import Axes, Traffic, default_server
+    from emulation.serving.sweep import Arrivals, SweepAxes, default_server
 
     hot_buffers = _numbers("hot-buffer", hot_buffer)
-    axes = Axes(
+    axes = SweepAxes(
         tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
         _numbers("context", context),
         _numbers("concurrency", concurrency),
@@ -117,7 +117,7 @@ def serve(
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
         return _compare(axes, base, num_prompts, plots, json)
-    traffic = Traffic(
+    traffic = Arrivals(
         num_prompts,
         _one_number("prefixes", prefixes),
         None if trace else rate,
@@ -149,8 +149,8 @@ def _profiles(names: str | None) -> "tuple[Profile, ...]":
 
 def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[int, float]:
     """Misses a layer and step at each size of the hot buffer, measured on a recorded trace."""
-    from emulation.serving.misses import measure_trace
-    from sac_runtime.trace import TraceReader
+    from emulation.timing.misses import measure_trace
+    from sac_runtime.traces.format import TraceReader
 
     if path is None:
         return {}
@@ -165,7 +165,7 @@ def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
     return TraceReplay.from_file(path, num_prompts, 1.0 if rate is None else rate) if path else None
 
 
-def _sweep(axes: "Axes", traffic: "Traffic", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
+def _sweep(axes: "SweepAxes", traffic: "Arrivals", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import draw_records, records_table
     from emulation.serving.sweep import run_scenario, scenarios
 
@@ -192,7 +192,7 @@ def _told_every(tell: Callable[[str], None], words: str, num_requests: int = 1 <
     return on_progress
 
 
-def _refuse_with_compare(own: dict[str, object], axes: "Axes") -> None:
+def _refuse_with_compare(own: dict[str, object], axes: "SweepAxes") -> None:
     """A comparison runs all tiers in a closed loop, varies latency and bandwidth itself, and sweeps nothing else."""
     for option, value in own.items():
         if value is not None:
@@ -208,7 +208,7 @@ def _refuse_with_compare(own: dict[str, object], axes: "Axes") -> None:
         raise InputError(f"serve: round={axes.rounds} with --compare must be 2, where prefixes are hit")
 
 
-def _compare(axes: "Axes", base: "ClusterSpec", num_prompts: int, plots: Path | None, json: Path | None) -> None:
+def _compare(axes: "SweepAxes", base: "ClusterSpec", num_prompts: int, plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import comparison_record, comparison_tables, draw_comparison, verdict
     from emulation.serving.compare import CONCURRENCIES, Setting, compare
 

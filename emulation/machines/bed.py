@@ -18,19 +18,22 @@ from typing import Any
 
 import sac_runtime
 from emulation.errors import InputError, MachineError
-from emulation.machines import accelerator, state
+from emulation.machines import kvm as accelerator
+from emulation.machines import record as state
 from emulation.machines.hypervisor import EMBEDDED, HypervisorError
-from emulation.machines.state import BedFolder, BedRecord, HostRecord
-from guest import image
-from guest.image import GuestImage
-from guest.initramfs import write_initrd
+from emulation.machines.promise import require_promise
+from emulation.machines.record import BedFolder, BedRecord, HostRecord
+from guest.image import cache as image
+from guest.image.cache import GuestImage
+from guest.image.initramfs import write_initrd
 from guest.inventory import Inventory
 from guest.keys import guest_files, make_key
-from guest.provision import Session, provision
-from qemu_configs import render
+from guest.provision import provision
+from guest.session import Session
+from qemu_configs import picture, render
 from qemu_configs.topology import Host, Topology
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 EMULATOR = "qemu-system-x86_64"
 PORT_TRIES = 3
 LOCK_DEADLINE_S = 300.0
@@ -86,7 +89,7 @@ class Bed:
 
     def notes(self) -> list[str]:
         """What no stock kernel will do with this bed."""
-        return [note for host in self.topology.hosts for note in render.notes(self.topology, host)]
+        return [note for host in self.topology.hosts for note in picture.notes(self.topology, host)]
 
     def logs(self) -> dict[str, str]:
         """Each host's console and QEMU log, for whoever has to find out what went wrong."""
@@ -98,7 +101,7 @@ class Bed:
         return {name: path.read_text(errors="replace") for name, path in paths.items() if path.exists()}
 
 
-def up(bed_topology: Topology, name: str, options: Options, progress: Progress) -> Bed:
+def up(bed_topology: Topology, name: str, options: Options, progress: Say) -> Bed:
     """Bring bed `name` up, or return it if it is up already; leaves nothing behind if that fails.
 
     Raises BedFileError, MachineError, GuestError."""
@@ -131,7 +134,7 @@ def up(bed_topology: Topology, name: str, options: Options, progress: Progress) 
 
 
 @contextmanager
-def booted(bed_topology: Topology, name: str, options: Options, progress: Progress) -> Iterator[Bed]:
+def booted(bed_topology: Topology, name: str, options: Options, progress: Say) -> Iterator[Bed]:
     """Bed `name` while the body runs; it is ended with it, whatever happens."""
     try:
         yield up(bed_topology, name, options, progress)
@@ -153,7 +156,7 @@ def find(name: str, must_be_ready: bool = True) -> Bed:
         raise MachineError(f"bed '{name}': comes from another version of cxlbed; end it: cxlbed down {name}") from error
 
 
-def down(name: str, progress: Progress) -> bool:
+def down(name: str, progress: Say) -> bool:
     """End bed `name` and remove what it left, whatever state a killed command left it in. Returns whether there was one."""
     folder = state.folder(name)
     with folder.lock(LOCK_DEADLINE_S):
@@ -165,7 +168,7 @@ def down(name: str, progress: Progress) -> bool:
     return True
 
 
-def down_all(progress: Progress) -> list[str]:
+def down_all(progress: Say) -> list[str]:
     """End every bed of this user; returns their names. One that cannot be ended is named when all others have been."""
     ended, failures = [], []
     for folder in state.all_folders():
@@ -257,9 +260,7 @@ def _require_room(memory_folder: Path, bed: Topology) -> None:
         )
 
 
-def _launch(
-    folder: BedFolder, record: BedRecord, bed: Topology, guest_image: GuestImage, progress: Progress
-) -> BedRecord:
+def _launch(folder: BedFolder, record: BedRecord, bed: Topology, guest_image: GuestImage, progress: Say) -> BedRecord:
     """Start every host; a port that someone else took meanwhile costs a new try with other ports."""
     progress(f"starting {', '.join(host.name for host in record.hosts)} ({record.accelerator})")
     elsewhere = folder.elsewhere(record.uri)
@@ -314,7 +315,7 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
         guest_image.initrd, files | {RUNTIME_FOLDER: Path(sac_runtime.__file__).parent}, folder.initrd(host.name)
     )
     folder.know_host(host.ssh_port, host_key.public)
-    placement = render.Placement(
+    launch = render.HostLaunch(
         domain_name=host.domain,
         uuid=host.uuid,
         emulator=Path(_emulator()),
@@ -329,7 +330,7 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
         backing_folder=Path(record.memory_folder),
         run_as=_run_as(folder, record.uri),
     )
-    folder.xml(host.name).write_text(render.domain_xml(bed, bed.host(host.name), placement))
+    folder.xml(host.name).write_text(render.domain_xml(bed, bed.host(host.name), launch))
     return folder.xml(host.name)
 
 
@@ -342,7 +343,7 @@ def _run_as(folder: BedFolder, uri: str) -> str | None:
     return f"+{os.getuid()}:+{os.getgid()}" if is_privileged else None
 
 
-def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Options, progress: Progress) -> BedRecord:
+def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Options, progress: Say) -> BedRecord:
     """Wait for every host, set its regions up and compare it with the bed file; side by side."""
     stores: dict[str, dict[str, str]] = {}
 
@@ -350,7 +351,9 @@ def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Opt
         with _session(folder, record.uri, host) as session:
             session.connect(deadline_s=options.ready_deadline_s)
             progress(f"{host.name}: answers")
-            shown = provision(session, render.cxl_picture(bed, bed.host(host.name)))
+            promised = picture.cxl_picture(bed, bed.host(host.name))
+            shown = provision(session, promised)
+            require_promise(promised, shown)
             stores[host.name] = _stores(bed, bed.host(host.name), shown)
             progress(f"{host.name}: shows what the bed file promises")
 

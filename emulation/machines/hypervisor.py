@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emulation.errors import MachineError
-from guest.image import user_cache
+from guest.image.cache import user_cache
 
 EMBEDDED = "embedded"
 # Without a daemon there is nobody to log, label, confine or chown for us; all of it must be off (libvirt: qemu.conf).

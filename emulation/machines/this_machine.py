@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from emulation.timing.profile import profile_names
-from qemu_configs.rules import Machine
+from qemu_configs.rules.bed import Machine
 
 
 def this_machine() -> Machine:

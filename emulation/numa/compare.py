@@ -6,14 +6,14 @@ Ratios are drawn between nodes, which were measured alike.
 
 from dataclasses import dataclass
 
+from emulation.latency.chase import write_chain
 from emulation.numa.measure import Effort, Figures
-from emulation.stores.chain import write_chain
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import WallClock
-from emulation.timing.paths import default_path
+from emulation.timing.path import default_path
 from emulation.timing.profile import Profile
 from sac_runtime.label import Label
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
 
 
 @dataclass(frozen=True)

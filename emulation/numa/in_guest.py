@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from guest.provision import PYTHON_PATH, Session
+from guest.session import PYTHON_PATH, Session
 
 _PACKAGE = Path(__file__).parent.parent
 _FILES = ("__init__.py", "errors.py", "numa/__init__.py", "numa/nodes.py", "numa/placement.py", "numa/witness.py")

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Self
 
 from emulation.errors import MachineError
-from emulation.stores.chain import write_chain
+from emulation.latency.chase import write_chain
 from emulation.timing import native
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
 
 CPUINFO = Path("/proc/cpuinfo")
 

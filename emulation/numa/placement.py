@@ -15,8 +15,8 @@ import numpy as np
 
 from emulation.errors import CxlbedError, MachineError
 from emulation.numa.nodes import Node, Pair
-from sac_runtime.layout import PAGE_BYTES, KvLayout
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.rows.layout import PAGE_BYTES, KvLayout
 
 LINE = KvLayout("line", 64, 64, latent=0, rope=0)  # a store of single cache lines
 NUMA_MAPS = Path("/proc/self/numa_maps")

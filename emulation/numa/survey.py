@@ -8,7 +8,7 @@ from emulation.numa.measure import Effort, Figures, measure, refuse_emulated_cpu
 from emulation.numa.nodes import Pair
 from emulation.numa.placement import Proof, prove, require_placed, store_on, threads_on
 from emulation.timing.profile import Profile
-from sac_runtime.layout import PAGE_BYTES
+from sac_runtime.rows.layout import PAGE_BYTES
 
 
 @dataclass(frozen=True)

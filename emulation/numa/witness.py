@@ -16,7 +16,7 @@ from emulation.numa.nodes import choose_pair, find_nodes
 from emulation.numa.placement import prove, store_on, threads_on
 from sac_runtime.errors import SacError
 from sac_runtime.label import Label
-from sac_runtime.layout import PAGE_BYTES
+from sac_runtime.rows.layout import PAGE_BYTES
 
 
 def testify(size_bytes: int, local: int | None = None, remote: int | None = None) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.table import Table
 
-from emulation.report.figures import significant
 from emulation.report.plots import Axes, Series, draw_lines, draw_stacks
 from emulation.report.tables import make_table
-from emulation.serving.compare import RIVALS, Comparison, Flip
+from emulation.report.wording import significant
+from emulation.serving.compare import RIVALS, Comparison, TippingPoint
 
 Record = Mapping[str, Any]
 
@@ -199,7 +199,7 @@ def _break_even_words(comparison: Comparison) -> str:
     return f"n*: after {comparison.break_even_steps} decode steps top-k fetches have moved more than one full prefix."
 
 
-def _flip_words(flip: Flip) -> str:
+def _flip_words(flip: TippingPoint) -> str:
     rival = TIER_NAMES[flip.rival]
     name, unit = ("device bandwidth", "GB/s") if flip.quantity == "device_bytes_per_ns" else ("CXL latency", "ns")
     at = f" at {flip.latency_ns} ns" if flip.latency_ns else ""

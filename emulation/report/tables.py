@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import Console
 from rich.table import Table
 
-from emulation.report.figures import significant
+from emulation.report.wording import significant
 
 Cell = str | int | float | None
 

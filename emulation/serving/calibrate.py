@@ -5,15 +5,10 @@ With --fit the parameters are fitted first, from the shipped ones, and printed."
 import sys
 from collections.abc import Sequence
 
+from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES, Point, fig3_points, fig5_points, summary
+from emulation.calibration.serving import fig4_points, fit_engine_costs, headline_points, serving_points
 from emulation.report.tables import make_table, print_table
-from emulation.serving.calibration import (
-    fig4_points,
-    fit_engine_costs,
-    headline_points,
-    serving_points,
-)
 from emulation.serving.spec import EngineCosts
-from emulation.timing.calibration import FIG3_PROFILE, FIG5_PROFILES, Point, fig3_points, fig5_points, summary
 from emulation.timing.profile import load_profile
 
 

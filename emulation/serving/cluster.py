@@ -10,9 +10,9 @@ import simpy
 from emulation.errors import InputError
 from emulation.serving.costs import CostModel
 from emulation.serving.engine import Server
-from emulation.serving.links import Fabric
 from emulation.serving.metrics import Recorder
 from emulation.serving.prefixes import PrefixStore
+from emulation.serving.routes import ClusterRoutes
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import TRACE_BLOCK_TOKENS, Request, Workload
 
@@ -25,7 +25,7 @@ class Outcome:
 
     spec: ClusterSpec
     recorder: Recorder
-    fabric: Fabric
+    fabric: ClusterRoutes
     num_cached_tokens: int
 
     def bytes_by_link(self) -> dict[str, int]:
@@ -67,7 +67,7 @@ class _Run:
     def __init__(self, spec: ClusterSpec, workload: Workload, on_progress: Callable[[int], None] | None) -> None:
         self._spec, self._workload, self._on_progress = spec, workload, on_progress
         self._env: Any = simpy.Environment()
-        self._fabric = Fabric(spec)
+        self._fabric = ClusterRoutes(spec)
         self._recorder = Recorder(spec.model.top_k)
         self._requests: Iterator[Request] = workload.requests()
         costs = CostModel(spec, self._fabric)

@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from math import sqrt
 
 from emulation.serving.cluster import simulate
-from emulation.serving.misses import MissModel
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import ClosedLoop
+from emulation.timing.misses import MissModel
 from emulation.timing.profile import GPU_READER, Bandwidth, Profile, load_profile
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -53,7 +53,7 @@ class GridPoint:
 
 
 @dataclass(frozen=True)
-class Flip:
+class TippingPoint:
     """Where CXL and a rival change places along one quantity, to 1%; `at` None: nowhere within the limits looked at."""
 
     rival: str
@@ -78,7 +78,7 @@ class Comparison:
     hbm_crossover: int | None
     break_even_steps: int | None
     grid: list[GridPoint]
-    flips: list[Flip]
+    flips: list[TippingPoint]
 
     def ratio(self, other: str) -> float:
         """CXL's throughput over another tier's, at the setting's concurrency."""
@@ -163,7 +163,7 @@ def _grid_point(setting: Setting, latency_ns: int, factor: float, others: dict[s
     return GridPoint(latency_ns, rate, {tier: _over(cxl, figure) for tier, figure in others.items()})
 
 
-def _flips(setting: Setting, rival: str, rival_throughput: float) -> list[Flip]:
+def _flips(setting: Setting, rival: str, rival_throughput: float) -> list[TippingPoint]:
     """Along the bandwidth at the least and the most published latency, and along the latency at the profile's bandwidth."""
 
     def ahead(latency_ns: float, rate: float | None) -> bool:
@@ -181,10 +181,10 @@ def _flips(setting: Setting, rival: str, rival_throughput: float) -> list[Flip]:
 
 def _flip(
     ahead: Callable[[float], bool], limits: tuple[float, float], rival: str, quantity: str, latency_ns: int | None
-) -> Flip:
+) -> TippingPoint:
     at_low, at_high = ahead(limits[0]), ahead(limits[1])
     at = None if at_low == at_high else _bisect(lambda value: ahead(value) == at_high, *limits)
-    return Flip(rival, quantity, latency_ns, at, at_low, at_high)
+    return TippingPoint(rival, quantity, latency_ns, at, at_low, at_high)
 
 
 def _bisect(turned: Callable[[float], bool], low: float, high: float, precision: float = 1.01) -> float:

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from functools import lru_cache
 
-from emulation.serving.links import Fabric
-from emulation.serving.misses import MissModel
+from emulation.serving.routes import ClusterRoutes
 from emulation.serving.spec import ClusterSpec
-from sac_runtime.layout import INDEX_PAGE_TOKENS
+from emulation.timing.misses import MissModel
+from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ NO_COST = RequestCost(0.0, 0.0, 0, 1.0, 0, 1.0, 0, 0.0, 0, 0.0, 0)
 class CostModel:
     """Costs for one cluster; requests of equal lengths are looked up."""
 
-    def __init__(self, spec: ClusterSpec, fabric: Fabric) -> None:
+    def __init__(self, spec: ClusterSpec, fabric: ClusterRoutes) -> None:
         self.spec, self.fabric = spec, fabric
         self._page_ns = spec.costs.index_page_ns + fabric.page_ns() if fabric.fetch_path else 0.0
         self.of_request = lru_cache(maxsize=1 << 16)(self._of_request)

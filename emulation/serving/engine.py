@@ -20,17 +20,18 @@ from typing import Any, NamedTuple
 import simpy
 
 from emulation.serving.costs import NO_COST, CostModel, RequestCost
-from emulation.serving.links import Fabric, Flow, spread
+from emulation.serving.lockstep import Lockstep
 from emulation.serving.metrics import Recorder, StepShares
-from emulation.serving.progress import Progress
+from emulation.serving.routes import ClusterRoutes
 from emulation.serving.workload import Request
+from emulation.timing.links.flows import Flow, spread
 
 REFRESH_NS = 1e9  # servers that share devices look at one another's load at least so often,
 CROWDED_REFRESH_NS = 5e7  # and so often where it exceeds
 CROWDED_LOAD = 0.7
 
 
-class Job:
+class Running:
     """A request on its way through a server."""
 
     __slots__ = ("arrived_ns", "cost", "first_token_ns", "gpu", "request")
@@ -41,10 +42,10 @@ class Job:
         self.first_token_ns = 0.0
 
 
-class Transfer(NamedTuple):
+class PrefixMove(NamedTuple):
     """A whole-prefix transfer of `work_ns` alone on the server; `before_prefill`: the job's prefill waits for it."""
 
-    job: Job
+    job: Running
     work_ns: float
     num_bytes: int
     write: bool
@@ -60,23 +61,23 @@ class Gpu:
     def __init__(self, index: int, hbm_bytes: int) -> None:
         self.index = index
         self.free_hbm_bytes = hbm_bytes
-        self.waiting: deque[Job] = deque()  # for HBM
-        self.to_move: deque[Transfer] = deque()
-        self.moving: Transfer | None = None
-        self.ready: deque[Job] = deque()  # for prefill
-        self.prefilling: Job | None = None
-        self.running: set[Job] = set()
+        self.waiting: deque[Running] = deque()  # for HBM
+        self.to_move: deque[PrefixMove] = deque()
+        self.moving: PrefixMove | None = None
+        self.ready: deque[Running] = deque()  # for prefill
+        self.prefilling: Running | None = None
+        self.running: set[Running] = set()
         self.outstanding = 0
         self.entries = 0.0  # missed a layer and step, of all that run
         self.tokens = 0.0  # of context, of all that run
 
-    def start(self, job: Job) -> None:
+    def start(self, job: Running) -> None:
         """The job decodes from now on."""
         self.running.add(job)
         self.entries += job.cost.entries
         self.tokens += job.cost.context_tokens
 
-    def finish(self, job: Job) -> None:
+    def finish(self, job: Running) -> None:
         """The job is done. Sums of nothing are put to 0, where differences would leave roundings."""
         self.running.discard(job)
         self.outstanding -= 1
@@ -89,7 +90,13 @@ class Server:
     """GPUs in lockstep over shared links. `submit` takes a request; `on_finish` is called when one is done."""
 
     def __init__(
-        self, number: int, env: Any, costs: CostModel, fabric: Fabric, recorder: Recorder, on_finish: Callable[[], None]
+        self,
+        number: int,
+        env: Any,
+        costs: CostModel,
+        fabric: ClusterRoutes,
+        recorder: Recorder,
+        on_finish: Callable[[], None],
     ) -> None:
         spec = costs.spec
         self.number = number
@@ -99,11 +106,11 @@ class Server:
         self._nics = fabric.server_nics(number)
         self._shares_devices = spec.policy.home == "pool" and spec.num_servers > 1
         self.gpus = [Gpu(index, spec.server.hbm_kv_bytes) for index in range(spec.server.num_gpus)]
-        self._transfers: Progress[Gpu] = Progress()
-        self._loads: Progress[Gpu] = Progress()
-        self._prefills: Progress[Gpu] = Progress()
-        self._decodes: Progress[Job] = Progress()
-        self._stages: tuple[Progress[Any], ...] = (self._transfers, self._loads, self._prefills, self._decodes)
+        self._transfers: Lockstep[Gpu] = Lockstep()
+        self._loads: Lockstep[Gpu] = Lockstep()
+        self._prefills: Lockstep[Gpu] = Lockstep()
+        self._decodes: Lockstep[Running] = Lockstep()
+        self._stages: tuple[Lockstep[Any], ...] = (self._transfers, self._loads, self._prefills, self._decodes)
         self._now_ns = 0.0
         self._schedule_number = 0
         self._in_event = False
@@ -123,7 +130,7 @@ class Server:
         gpu.outstanding += 1
         self.outstanding += 1
         cost = self._costs.of_request(request.prompt_len, request.output_len, cached_len)
-        gpu.waiting.append(Job(request, cost, gpu, self._now_ns))
+        gpu.waiting.append(Running(request, cost, gpu, self._now_ns))
         self._num_waiting += 1
         self._admit(gpu)
         if not self._in_event:
@@ -142,7 +149,7 @@ class Server:
         self._meter.wait(elapsed_ns, self._num_waiting, self._num_prefetching, num_prefilling)
         self._meter.decode(elapsed_ns, len(self._decodes), self._decodes.rate * elapsed_ns, self._step_shares)
 
-    def _on_time(self, schedule_number: int, due: Progress[Any] | None) -> None:
+    def _on_time(self, schedule_number: int, due: Lockstep[Any] | None) -> None:
         if schedule_number != self._schedule_number:
             return
         self._advance(self._env.now)
@@ -169,24 +176,24 @@ class Server:
             if cost.prefetch_ns:
                 self._num_waiting -= 1
                 self._num_prefetching += 1
-                self._move(Transfer(job, cost.prefetch_ns, cost.prefetch_bytes, write=False, before_prefill=True))
+                self._move(PrefixMove(job, cost.prefetch_ns, cost.prefetch_bytes, write=False, before_prefill=True))
             else:
                 gpu.ready.append(job)
         if gpu.ready and gpu.prefilling is None:
             self._start_prefill(gpu, gpu.ready.popleft())
 
-    def _start_prefill(self, gpu: Gpu, job: Job) -> None:
+    def _start_prefill(self, gpu: Gpu, job: Running) -> None:
         gpu.prefilling = job
         self._num_waiting -= 1
         self._loads.add(job.cost.load_ns, gpu)
 
-    def _move_new(self, job: Job, write: bool) -> None:
+    def _move_new(self, job: Running, write: bool) -> None:
         """Move a request's new KV out, or back in, beside what the GPUs do."""
         if job.cost.new_transfer_ns:
             num_bytes = job.cost.new_transfer_bytes
-            self._move(Transfer(job, job.cost.new_transfer_ns, num_bytes, write, before_prefill=False))
+            self._move(PrefixMove(job, job.cost.new_transfer_ns, num_bytes, write, before_prefill=False))
 
-    def _move(self, transfer: Transfer) -> None:
+    def _move(self, transfer: PrefixMove) -> None:
         """Queue a transfer on its GPU; they go one after the other."""
         gpu = transfer.job.gpu
         gpu.to_move.append(transfer)
@@ -227,7 +234,7 @@ class Server:
             self._end_decode(job)
         self._admit(gpu)
 
-    def _end_decode(self, job: Job) -> None:
+    def _end_decode(self, job: Running) -> None:
         job.gpu.finish(job)
         self.outstanding -= 1
         self._longest_stale |= job.cost.context_tokens >= self._longest_tokens
@@ -289,7 +296,7 @@ class Server:
         self._step_shares = StepShares(compute_ns / step_ns * speed, (1 - compute_ns / step_ns) * speed)
         self._decodes.flow, self._decodes.rate = read | written, speed / step_ns
 
-    def _costs_of(self, stage: Progress[Gpu]) -> list[RequestCost]:
+    def _costs_of(self, stage: Lockstep[Gpu]) -> list[RequestCost]:
         """Cost of what each GPU has in a stage; an idle one's is NO_COST."""
         costs = [NO_COST] * len(self.gpus)
         for gpu in stage.jobs():

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from emulation.errors import InputError
 from emulation.timing.profile import Profile, load_profile
-from sac_runtime.layout import INDEX_PAGE_BYTES, INDEX_PAGE_TOKENS, KvLayout
+from sac_runtime.rows.layout import INDEX_PAGE_BYTES, INDEX_PAGE_TOKENS, KvLayout
 
 GB = 1_000_000_000
 TIB = 1 << 40

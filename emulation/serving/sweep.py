@@ -19,7 +19,7 @@ _SERVED_BY = {"dram": ("dram", "numa"), "cxl": ("cxl",), "rdma": ("rdma",), "hbm
 
 
 @dataclass(frozen=True)
-class Axes:
+class SweepAxes:
     """The lists whose product is swept."""
 
     tiers: tuple[str, ...] = ("dram", "cxl", "rdma")
@@ -36,7 +36,7 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Traffic:
+class Arrivals:
     """How requests come. Without a rate and a trace: a closed loop."""
 
     num_prompts: int = 512
@@ -79,7 +79,7 @@ class Scenario:
         }
 
 
-def scenarios(axes: Axes, traffic: Traffic, base: ClusterSpec) -> Iterator[Scenario]:
+def scenarios(axes: SweepAxes, traffic: Arrivals, base: ClusterSpec) -> Iterator[Scenario]:
     """All combinations; a setting that means nothing to a tier (devices without a pool) is not varied for it.
     Raises InputError for a profile that none of the tiers can use."""
     _refuse_unused_profiles(axes)
@@ -150,7 +150,7 @@ def _no_figures() -> dict[str, Any]:
     return {**dict.fromkeys(names), "bytes_by_link": {}, "utilisation_by_link": {}, "seconds_a_request": {}}
 
 
-def _with_workloads(spec: ClusterSpec, axes: Axes, traffic: Traffic) -> Iterator[Scenario]:
+def _with_workloads(spec: ClusterSpec, axes: SweepAxes, traffic: Arrivals) -> Iterator[Scenario]:
     if traffic.trace is not None:
         yield Scenario(spec, traffic.trace, None, None, axes.rounds[0], traffic.seed)
         return
@@ -160,7 +160,7 @@ def _with_workloads(spec: ClusterSpec, axes: Axes, traffic: Traffic) -> Iterator
         yield Scenario(spec, workload, context, output, number, traffic.seed)
 
 
-def _workload(traffic: Traffic, context: int, output: int, concurrency: int, round_number: int) -> Workload:
+def _workload(traffic: Arrivals, context: int, output: int, concurrency: int, round_number: int) -> Workload:
     num_prompts, num_prefixes = traffic.num_prompts, traffic.num_prefixes
     if traffic.request_rate is None:
         return ClosedLoop(num_prompts, concurrency, context, output, round_number, num_prefixes)
@@ -176,7 +176,7 @@ def _workload(traffic: Traffic, context: int, output: int, concurrency: int, rou
     )
 
 
-def _refuse_unused_profiles(axes: Axes) -> None:
+def _refuse_unused_profiles(axes: SweepAxes) -> None:
     usable = {tier for name in axes.tiers for tier in _SERVED_BY.get(name, ())}
     for profile in axes.profiles:
         if profile.tier not in usable:

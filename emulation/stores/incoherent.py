@@ -17,8 +17,8 @@ import numpy as np
 
 from sac_runtime.errors import RowRangeError
 from sac_runtime.label import Label
-from sac_runtime.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
-from sac_runtime.store import KvStore
+from sac_runtime.memory.store import KvStore
+from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
 
 RECENT_RANGES = 64  # evictions choose among the ranges touched last
 

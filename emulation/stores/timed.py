@@ -14,13 +14,13 @@ import numpy as np
 from emulation.errors import InputError
 from emulation.timing import native
 from emulation.timing.clock import Clock
-from emulation.timing.fabric import OthersLoad
-from emulation.timing.paths import Path, Transfer
-from emulation.timing.reservations import Reservations
-from sac_runtime.fetch import SlotReader
+from emulation.timing.links.booked import Reservations
+from emulation.timing.links.fabric import OthersLoad
+from emulation.timing.path import LinkPath, Transfer
 from sac_runtime.label import Label
-from sac_runtime.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
-from sac_runtime.store import KvStore, MappedStore
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.memory.store import KvStore, SlotReader
+from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
 
 PART_BYTES = 256 << 10  # assumed: readers on a wall clock take turns on a link by parts of this size
 
@@ -31,7 +31,7 @@ class TimedStore:
     links: None if nobody else uses the path's links; else where this store and others book them. Returned times are those
     of `clock`, and so is the label: modelled on a VirtualClock, injected on a WallClock."""
 
-    def __init__(self, store: KvStore, path: Path, clock: Clock, links: Reservations | None = None) -> None:
+    def __init__(self, store: KvStore, path: LinkPath, clock: Clock, links: Reservations | None = None) -> None:
         self.path = path
         self.clock = clock
         self._store = store
@@ -116,7 +116,7 @@ class TimedStore:
             self.clock.stall(begin_ns, round(self.path.profile.latency_ns(write=True)))
 
     def chase(self, row: int, num_reads: int) -> float:
-        """Mean ns of `num_reads` dependent reads along a chain of rows (emulation.stores.chain) that starts at `row`.
+        """Mean ns of `num_reads` dependent reads along a chain of rows (emulation.latency.chase) that starts at `row`.
         Raises InputError where the store below is not mapped memory, or the chain leads outside."""
         store = self._store
         if not isinstance(store, MappedStore) or not 0 <= row < store.num_rows or num_reads < 1:

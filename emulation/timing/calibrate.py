@@ -5,14 +5,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from emulation.timing.calibration import (
-    Point,
-    fig3_points,
-    fig5_points,
-    fit_gpu_fetch,
-    fit_prefix,
-    summary,
-)
+from emulation.calibration.fetch import Point, fig3_points, fig5_points, fit_gpu_fetch, fit_prefix, summary
 from emulation.timing.profile import Profile, load_profile
 
 

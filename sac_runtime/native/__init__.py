@@ -116,7 +116,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 @cache
 def load() -> Any:
     """The loaded library. Raises StoreError, naming the command that builds it, if missing or of other sources."""
-    from sac_runtime.native.build import BUILD_COMMAND, LIBRARY, built_hash, source_hash  # itself run as a module
+    from sac_runtime.native.build import BUILD_COMMAND, LIBRARY, built_hash, source_hash
 
     built = built_hash()
     if built != source_hash():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
 
 
 @dataclass(frozen=True)

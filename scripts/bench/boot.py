@@ -12,7 +12,7 @@ from arms import Bound, parser, report
 
 from emulation.machines import bed
 from emulation.machines.this_machine import this_machine
-from qemu_configs import load
+from qemu_configs.bedfile import load
 
 BOUNDS_S = {"direct": 9.0, "shared-pool": 14.0}
 

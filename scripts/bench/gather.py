@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from arms import Bound, medians_us, parser, report, require_huge_pages
 
-from sac_runtime.layout import KvLayout
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.rows.layout import KvLayout
 
 STORE_BYTES = 2 << 30
 NUM_ROWS = 2048

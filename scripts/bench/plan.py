@@ -8,8 +8,8 @@ import sys
 import numpy as np
 from arms import Bound, medians_us, parser, report
 
-from sac_runtime.hot_buffer import HotBuffer
-from sac_runtime.layout import IntArray
+from sac_runtime.fetch.hot_buffer import HotBuffer
+from sac_runtime.rows.layout import IntArray
 
 LAYERS, CONTEXT, TOP_K, CAPACITY = 61, 131072, 2048, 6144
 SHARED = (1.0, 0.95, 0.8, 0.5, 0.0)  # of two consecutive steps' entries

@@ -11,11 +11,11 @@ from itertools import cycle
 import numpy as np
 from arms import Bound, medians_us, parser, report
 
-from sac_runtime.block_hash import chain_hashes
-from sac_runtime.layout import KvLayout
-from sac_runtime.pool import Pool
-from sac_runtime.pool_format import PoolGeometry
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.pool.block_hash import chain_hashes
+from sac_runtime.pool.format import PoolGeometry
+from sac_runtime.pool.pool import Pool
+from sac_runtime.rows.layout import KvLayout
 
 NUM_PUBLISHED = 1_000_000
 BATCH = 2048

@@ -11,9 +11,11 @@ import time
 import numpy as np
 from arms import Bound, parser, report, require_huge_pages
 
-from sac_runtime.fetch import FetchConfig, Home, Request
-from sac_runtime.layout import IntArray, KvLayout, LayerFirst
-from sac_runtime.store import MappedStore
+from sac_runtime.fetch.request import FetchConfig, RequestKv
+from sac_runtime.memory.backing import Backing
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.rows.layout import IntArray, KvLayout
+from sac_runtime.rows.placement import LayerFirst
 
 LAYERS, CONTEXT, TOP_K, CAPACITY = 61, 131072, 2048, 6144
 WARM_UP_ROUNDS = 3
@@ -23,10 +25,10 @@ SHARED = (0.0, 0.5, 0.9)  # of two consecutive steps' entries
 class Decode:
     """A request whose steps' choices are drawn beforehand, one list of entries a layer."""
 
-    def __init__(self, home: Home, shared: float) -> None:
+    def __init__(self, home: Backing, shared: float) -> None:
         self.random = np.random.default_rng(round(100 * shared))
         self.shared = shared
-        self.request = Request(home, FetchConfig(LAYERS, TOP_K, CAPACITY), CONTEXT, CONTEXT + 1000)
+        self.request = RequestKv(home, FetchConfig(LAYERS, TOP_K, CAPACITY), CONTEXT, CONTEXT + 1000)
         self.chosen = [self.random.permutation(CONTEXT)[:TOP_K] for _ in range(LAYERS)]
         self.row = np.zeros(home.store.layout.row_bytes, np.uint8)
         self.request.slots[:] = 0  # its pages exist before anything is timed
@@ -61,7 +63,7 @@ def main() -> int:
         for layer in range(LAYERS):
             store.write_rows(placement.rows(layer, np.arange(CONTEXT)), np.zeros((CONTEXT, 656), np.uint8))
         require_huge_pages(store)
-        decodes = {shared: Decode(Home(store, placement), shared) for shared in SHARED}
+        decodes = {shared: Decode(Backing(store, placement), shared) for shared in SHARED}
         samples: dict[float, list[tuple[int, int, float]]] = {shared: [] for shared in SHARED}
         for round_number in range(-WARM_UP_ROUNDS, arguments.rounds):
             for shared, decode in decodes.items():

@@ -15,15 +15,15 @@ from statistics import median
 
 import numpy as np
 
-from emulation.stores.chain import write_chain
+from emulation.latency.chase import write_chain
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import InjectorError, VirtualClock, WallClock
-from emulation.timing.fabric import Fabric
-from emulation.timing.link import NEVER_NS, FairLink
-from emulation.timing.paths import Transfer, default_path
+from emulation.timing.links.fabric import Fabric
+from emulation.timing.links.fair import NEVER_NS, FairLink
+from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import load_profile
-from sac_runtime.layout import KvLayout
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.rows.layout import KvLayout
 
 LAYOUT = KvLayout.fp8()
 GATHER_ROWS = 2048

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from arms import Bound, medians_us, parser, report
 
-from sac_runtime.topk import top_k
+from sac_runtime.fetch.topk import top_k
 
 LENGTH, K = 131072, 2048
 

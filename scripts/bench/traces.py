@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sac_runtime.replay import PlanOnly, Replay
-from sac_runtime.synthetic import SyntheticSpec, generate, published_touched_tokens
-from sac_runtime.trace import write_trace
+from sac_runtime.traces.format import write_trace
+from sac_runtime.traces.replay import PlanOnly, Replay
+from sac_runtime.traces.synthetic import SyntheticSpec, generate, published_touched_tokens
 
 CAPACITIES = (2048, 4096, 6144, 8192)
 WARM_STEPS = 100  # left out of the misses: the first fill is no steady state

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emulation.machines import bed as beds
-from emulation.machines import state
+from emulation.machines import record as state
 from emulation.machines.hypervisor import EMBEDDED, Hypervisor
 from qemu_configs import bedfile
 from tests.vm.command import command, emulators_of, environment

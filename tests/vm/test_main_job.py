@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from emulation.mainjob import job
-from emulation.mainjob.context import JobShape
-from emulation.mainjob.share import Flip
+from emulation.conformance import run as job
+from emulation.conformance.exchange import BitFlip
+from emulation.conformance.truth import JobShape
 from tests.vm.command import SMALL, emulators_of
 
 SHAPE = JobShape(context_tokens=2048, num_layers=3, num_heads=2, top_k=256, num_steps=2, hot_buffer=300)
@@ -34,7 +34,7 @@ def test_run_ends_with_1_and_names_layer_and_row_of_a_flipped_byte(cxlbed):
 
 @pytest.mark.cxlbed("shared-pool")
 def test_a_bit_that_flips_anywhere_in_a_row_is_noticed_in_its_layer_and_row_alone(bed):
-    for flip in (Flip(layer=0, byte=0), Flip(layer=2, byte=655), Flip(layer=1, byte=513)):
+    for flip in (BitFlip(layer=0, byte=0), BitFlip(layer=2, byte=655), BitFlip(layer=1, byte=513)):
         spoiled, clean = job.run(bed, SHAPE, flip, print)
         assert clean.mismatches == []
         named = {sentence.split(":")[0] for sentence in spoiled.mismatches if ", row " in sentence}
@@ -46,7 +46,7 @@ def test_a_bit_that_flips_anywhere_in_a_row_is_noticed_in_its_layer_and_row_alon
 def test_a_flip_in_a_row_that_no_step_chooses_changes_nothing(bed):
     first, _ = job.run(bed, SHAPE, None, print)
     never = next(t for t in range(2048) if not any(t in step.tokens(0) for step in job.Context(SHAPE, 0).topk))
-    spoiled, _ = job.run(bed, SHAPE, Flip(layer=0, token=never), print)
+    spoiled, _ = job.run(bed, SHAPE, BitFlip(layer=0, token=never), print)
     assert spoiled.mismatches == first.mismatches == []
 
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from emulation.conformance import run as job
+from emulation.conformance.truth import JobShape
 from emulation.machines.hypervisor import HypervisorError
-from emulation.mainjob import job
-from emulation.mainjob.context import JobShape
 from guest.provision import inspect
 from qemu_configs.bedfile import stock_names
-from qemu_configs.dynamic_capacity import Extent, add_capacity, release_capacity
+from qemu_configs.qmp.dynamic_capacity import Extent, add_capacity, release_capacity
 from qemu_configs.topology import MIB
 
 SMALL = JobShape(context_tokens=2048, num_layers=2, num_heads=2, top_k=256, num_steps=2, hot_buffer=300)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from emulation.machines.promise import differences
 from guest import inventory
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -23,7 +24,7 @@ def promised(topology):
 
 @pytest.mark.parametrize("topology", TOPOLOGIES)
 def test_a_booted_guest_shows_what_its_bed_file_promised(topology):
-    assert inventory.differences(promised(topology), shown(topology)) == []
+    assert differences(promised(topology), shown(topology)) == []
 
 
 def test_devices_are_known_by_serial_whatever_the_kernel_numbers_them():
@@ -73,7 +74,7 @@ def test_a_guest_without_cxl_and_dax_parses_to_nothing():
 
 
 def test_cpu_lists_are_counted():
-    assert [inventory._num_cpus(text) for text in ("", "0", "0-1", "0-2,5,8-9")] == [0, 1, 2, 6]
+    assert [inventory.num_cpus(text) for text in ("", "0", "0-1", "0-2,5,8-9")] == [0, 1, 2, 6]
 
 
 def broken(topology, *path_and_value):
@@ -112,7 +113,7 @@ def broken(topology, *path_and_value):
     ],
 )
 def test_a_broken_promise_is_told_with_both_sides(topology, change, said):
-    told = inventory.differences(broken(topology, *change), shown(topology))
+    told = differences(broken(topology, *change), shown(topology))
     assert any(said in line for line in told), told
 
 
@@ -120,11 +121,11 @@ def test_a_broken_promise_is_told_with_both_sides(topology, change, said):
 def test_a_region_that_is_there_but_not_in_use_is_a_difference(change):
     inventory_ = shown("switched")
     regions = (replace(inventory_.regions[0], **change), *inventory_.regions[1:])
-    assert inventory.differences(promised("switched"), replace(inventory_, regions=regions))
+    assert differences(promised("switched"), replace(inventory_, regions=regions))
 
 
 def test_devices_that_share_a_switch_on_paper_must_share_it_in_the_guest():
     inventory_ = shown("switched")
     memdevs = (inventory_.memdevs[0], replace(inventory_.memdevs[1], switch="port9"))
-    told = inventory.differences(promised("switched"), replace(inventory_, memdevs=memdevs))
+    told = differences(promised("switched"), replace(inventory_, memdevs=memdevs))
     assert told == ["device 'mem1' (serial 0xc1): switch: promised port2, shown port9"]

@@ -11,7 +11,7 @@ import pytest
 
 from guest.errors import CommandError, GuestError, SilentGuestError
 from guest.keys import make_key
-from guest.provision import Session
+from guest.session import Session
 
 
 class Guest(paramiko.ServerInterface):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qemu_configs.render import Placement, qemu_argv
+from qemu_configs.render import HostLaunch, qemu_argv
 
 
 def pytest_addoption(parser):
@@ -37,7 +37,7 @@ def place():
             "monitor": folder / "qmp",
             "backing_folder": Path("/dev/shm/one"),
         }
-        return Placement(**(fixed | said))
+        return HostLaunch(**(fixed | said))
 
     return build
 

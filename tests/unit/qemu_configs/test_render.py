@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from qemu_configs import load, stock_names
-from qemu_configs.bedfile import find, parse
+from qemu_configs.bedfile import find, load, parse, stock_names
 from qemu_configs.errors import BedFileError
-from qemu_configs.render import backing_file, cxl_picture, domain_xml, qemu_argv
+from qemu_configs.picture import cxl_picture
+from qemu_configs.render import backing_file, domain_xml, qemu_argv
 from qemu_configs.topology import Topology
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -1,0 +1,1 @@
+"""Models beside the published figures that they are fitted to."""

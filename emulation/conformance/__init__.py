@@ -1,0 +1,1 @@
+"""A runtime beside the truth: what is written, what must be read, and the comparison."""

@@ -1,0 +1,298 @@
+"""What this machine can do for a bed: each known trap as a check with a verdict and a fix. Changes nothing that lasts."""
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from emulation.errors import CxlbedError
+from emulation.machines import kvm as accelerator
+from emulation.machines import record as state
+from emulation.machines.bed import EMULATOR
+from emulation.machines.hypervisor import EMBEDDED, Hypervisor
+from guest.errors import GuestError
+from guest.image import cache as image
+from guest.image.recipe import STOCK
+from qemu_configs import bedfile
+
+MIB = 1 << 20
+OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity
+DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
+NAME_ROOM = 20  # characters that should be left for a bed's name
+MAIN_TOPOLOGY = "shared-pool"
+
+
+class Severity(StrEnum):
+    OK = "ok"
+    NOTE = "note"  # works, with a limit that one should know
+    FAIL = "fail"  # the main job cannot run
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check's outcome; `fix` is empty where there is nothing to do."""
+
+    check: str
+    verdict: Severity
+    detail: str
+    fix: str = ""
+
+
+def examine() -> list[Finding]:
+    """Every check, in the order in which they build on one another."""
+    return [check() for check in _CHECKS]
+
+
+def can_run(findings: list[Finding]) -> bool:
+    """Whether the main job can run."""
+    return all(finding.verdict is not Severity.FAIL for finding in findings)
+
+
+def _qemu() -> Finding:
+    version = _qemu_version()
+    if version is None:
+        return Finding("QEMU", Severity.FAIL, f"{EMULATOR} is not in PATH", "run scripts/setup, or install QEMU >= 9.0")
+    if version < OLDEST_QEMU:
+        return Finding(
+            "QEMU",
+            Severity.FAIL,
+            f"{_dotted(version)} has no volatile CXL memory",
+            "run scripts/setup: it takes a newer one from backports",
+        )
+    return Finding("QEMU", Severity.OK, _dotted(version))
+
+
+def _qemu_devices() -> Finding:
+    if _qemu_version() is None:
+        return Finding("CXL devices", Severity.FAIL, "no QEMU to ask", "see QEMU above")
+    listing = subprocess.run([EMULATOR, "-device", "help"], capture_output=True, text=True, check=False).stdout
+    missing = [
+        name
+        for name in ("pxb-cxl", "cxl-rp", "cxl-type3", "cxl-upstream", "cxl-downstream")
+        if f'"{name}"' not in listing
+    ]
+    if missing:
+        return Finding(
+            "CXL devices",
+            Severity.FAIL,
+            f"QEMU lacks {', '.join(missing)}",
+            "install the distribution's full qemu-system-x86",
+        )
+    return Finding("CXL devices", Severity.OK, "pxb-cxl, cxl-rp, switch and Type-3")
+
+
+def _cxl_speed() -> Finding:
+    version = _qemu_version()
+    if version and version >= DIRECT_MAP_QEMU:
+        return Finding(
+            "CXL memory speed",
+            Severity.NOTE,
+            "at the speed of RAM, interleaved regions as emulated MMIO",
+            "neither is CXL latency: see `cxlbed latency`",
+        )
+    return Finding(
+        "CXL memory speed",
+        Severity.NOTE,
+        "emulated MMIO, 4 to 28 MB/s: good for bytes, not for time",
+        "QEMU >= 11.1 maps regions that are not interleaved directly",
+    )
+
+
+def _libvirt() -> Finding:
+    fix = "run scripts/setup (libvirt-daemon-driver-qemu, and libvirt-python of the library's version)"
+    try:
+        with tempfile.TemporaryDirectory(prefix="cxlbed-doctor-") as folder:
+            hypervisor = Hypervisor(EMBEDDED, Path(folder))
+            hypervisor.prepare()
+            hypervisor.states([])
+    except CxlbedError as error:
+        return Finding("libvirt, embedded", Severity.FAIL, str(error).splitlines()[0], fix)
+    return Finding("libvirt, embedded", Severity.OK, "opens without a daemon")
+
+
+def _socket_paths() -> Finding:
+    root = state.state_root()
+    room = state.LONGEST_SOCKET_PATH - state.LONGEST_SOCKET_BELOW - len(f"{root}/")
+    if room < NAME_ROOM:
+        return Finding(
+            "state folder",
+            Severity.FAIL,
+            f"{root} is too long for sockets below it",
+            "set CXLBED_STATE_DIR to a shorter path",
+        )
+    return Finding("state folder", Severity.OK, str(root))
+
+
+def _guest_image() -> Finding:
+    cached = _cached_image()
+    if cached is not None:
+        return Finding("guest image", Severity.OK, f"cached ({cached.hash[:12]})")
+    if shutil.which("mmdebstrap") is None:
+        return Finding("guest image", Severity.FAIL, "not cached, and mmdebstrap is missing", "run scripts/setup")
+    cache = next(folder for folder in (image.cache_root(), *image.cache_root().parents) if folder.exists())
+    free = shutil.disk_usage(cache).free
+    if free < image.NEEDED_BYTES:
+        return Finding(
+            "guest image",
+            Severity.FAIL,
+            f"not cached, and {free // MIB} MiB free in {cache}",
+            f"free {image.NEEDED_BYTES // MIB} MiB, or set XDG_CACHE_HOME",
+        )
+    return Finding(
+        "guest image", Severity.NOTE, "not cached", "the next command builds it (about a minute): cxlbed image build"
+    )
+
+
+def _accelerator() -> Finding:
+    cached = _cached_image()
+    if cached is None or _qemu_version() is None:
+        return Finding("accelerator", Severity.NOTE, "KVM is tried once QEMU and the image are there")
+    try:
+        verdict = accelerator.choose("auto", cached, EMULATOR)
+    except (CxlbedError, GuestError) as error:
+        return Finding("accelerator", Severity.FAIL, str(error), "use --accelerator tcg")
+    if verdict.accelerator == "kvm":
+        return Finding("accelerator", Severity.OK, "KVM boots the guest's kernel")
+    return Finding("accelerator", Severity.NOTE, f"TCG: {verdict.reason}", "nothing to do: TCG is what CI uses too")
+
+
+def _kvm_system_ram() -> Finding:
+    version = _qemu_version()
+    if version and version < DIRECT_MAP_QEMU and os.access(accelerator.KVM_DEVICE, os.R_OK | os.W_OK):
+        return Finding(
+            "KVM with system-ram",
+            Severity.NOTE,
+            f"QEMU {_dotted(version)} breaks CXL memory onlined as system RAM under KVM",
+            "use mode: devdax, --accelerator tcg, or QEMU >= 11.1",
+        )
+    return Finding("KVM with system-ram", Severity.OK, "does not arise here")
+
+
+def _shared_memory() -> Finding:
+    free = shutil.disk_usage("/dev/shm").free if Path("/dev/shm").is_dir() else 0
+    needed = sum(device.capacity_bytes for device in bedfile.load(MAIN_TOPOLOGY).devices)
+    if free < needed:
+        return Finding(
+            "/dev/shm",
+            Severity.FAIL,
+            f"{free // MIB} MiB free; the main job's pool holds {needed // MIB}",
+            "enlarge /dev/shm, or give another folder: --memory-folder",
+        )
+    return Finding("/dev/shm", Severity.OK, f"{free // MIB} MiB free")
+
+
+def _memory() -> Finding:
+    available = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]
+    needed = sum(host.total_memory_bytes for host in bedfile.load(MAIN_TOPOLOGY).hosts)
+    if available < needed:
+        return Finding(
+            "memory",
+            Severity.FAIL,
+            f"{available // MIB} MiB available; two hosts want {needed // MIB}",
+            "end other programs, or use a topology of one host",
+        )
+    return Finding("memory", Severity.OK, f"{available // MIB} MiB available")
+
+
+def _ssh() -> Finding:
+    if shutil.which("ssh") is None:
+        return Finding(
+            "SSH", Severity.NOTE, "no ssh in PATH, which `cxlbed exec` and `ssh` are", "install openssh-client"
+        )
+    return Finding("SSH", Severity.OK, "keys are made for each bed; guests listen on loopback only")
+
+
+def _native_library() -> Finding:
+    from sac_runtime import native
+    from sac_runtime.errors import SacError
+
+    try:
+        isa = native.isa()
+    except (SacError, OSError) as error:
+        return Finding("native library", Severity.FAIL, str(error), "run: python -m sac_runtime.native.build")
+    return Finding("native library", Severity.OK, f"gathers with {isa}")
+
+
+def _huge_pages() -> Finding:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    text = setting.read_text() if setting.exists() else "[never]"
+    if "[never]" in text:
+        return Finding(
+            "huge pages",
+            Severity.NOTE,
+            "transparent huge pages are off: gathers take about twice as long",
+            f"echo madvise > {setting}",
+        )
+    return Finding("huge pages", Severity.OK, text.strip())
+
+
+def _numa() -> Finding:
+    nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+    if nodes < 2:
+        return Finding(
+            "remote NUMA",
+            Severity.NOTE,
+            "one node: remote memory cannot be measured here",
+            "take a two-socket host, or the topology remote-numa for the plumbing",
+        )
+    return Finding("remote NUMA", Severity.OK, f"{nodes} nodes")
+
+
+def _dynamic_capacity() -> Finding:
+    return Finding(
+        "dynamic capacity",
+        Severity.NOTE,
+        "stock guest kernels (6.12, 7.3) cannot online it",
+        "the topology dynamic-capacity drives the device's side over QMP only",
+    )
+
+
+def _hypervisor_bit() -> Finding:
+    """Looks at nothing: a trap of every machine, which the rendered domains step around."""
+    return Finding(
+        "hypervisor bit",
+        Severity.NOTE,
+        "a guest that sees a hypervisor cannot commit CXL regions",
+        "nothing to do here: domains hide it; in a QEMU of your own use -cpu max,-hypervisor",
+    )
+
+
+_CHECKS: list[Callable[[], Finding]] = [
+    _qemu,
+    _qemu_devices,
+    _libvirt,
+    _socket_paths,
+    _ssh,
+    _native_library,
+    _guest_image,
+    _memory,
+    _shared_memory,
+    _accelerator,
+    _kvm_system_ram,
+    _cxl_speed,
+    _hypervisor_bit,
+    _dynamic_capacity,
+    _huge_pages,
+    _numa,
+]
+
+
+def _cached_image() -> image.GuestImage | None:
+    return next((held for held in image.list_images() if held.hash == STOCK.hash), None)
+
+
+def _qemu_version() -> tuple[int, int] | None:
+    if shutil.which(EMULATOR) is None:
+        return None
+    printed = subprocess.run([EMULATOR, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"version (\d+)\.(\d+)", printed)
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def _dotted(version: tuple[int, int]) -> str:
+    return ".".join(map(str, version))

@@ -1,0 +1,211 @@
+"""What a bed leaves on disk so that another process can find it, ask it and end it. Knows files, starts nothing.
+
+One folder a bed, below `CXLBED_STATE_DIR` or /tmp/cxlbed-UID: short, since the path of a socket in it may have 107
+characters in all. The record is written before anything is started: whatever a killed command left is found by it.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from emulation.errors import InputError, MachineError
+from emulation.machines.hypervisor import Hypervisor
+from emulation.machines.remote import RemoteMachine
+from guest.image.cache import user_cache
+from guest.keys import make_key
+
+Accelerator = Literal["kvm", "tcg"]
+
+NAME_RULE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+RECORD = "bed.json"
+LONGEST_SOCKET_PATH = 107  # sun_path, less its end
+LONGEST_SOCKET_BELOW = len(
+    "/v/lib/qemu/domain-1-cxlbed-1234567890123/monitor.sock"
+)  # libvirt cuts a domain's name at 20
+
+
+@dataclass(frozen=True)
+class HostRecord:
+    """One host of a bed: how to reach it. stores: region or NUMA node -> its name for the runtime (`dax:/dev/dax0.0`)."""
+
+    name: str
+    domain: str
+    uuid: str
+    ssh_port: int
+    stores: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class BedRecord:
+    """One bed: what is needed to find all that belongs to it. `ready_s` is None until every host is ready."""
+
+    name: str
+    topology_json: str
+    topology_name: str
+    uri: str
+    accelerator: Accelerator
+    image_hash: str
+    memory_folder: str
+    hosts: tuple[HostRecord, ...]
+    ready_s: float | None = None
+
+
+@dataclass(frozen=True)
+class BedFolder:
+    """The folder of one bed and what lies where in it."""
+
+    path: Path
+
+    @property
+    def hypervisor_root(self) -> Path:
+        return self.path / "v"
+
+    @property
+    def key(self) -> Path:
+        return self.path / "id_ed25519"
+
+    def xml(self, host: str) -> Path:
+        return self.path / f"{host}.xml"
+
+    def initrd(self, host: str) -> Path:
+        return self.path / f"{host}.initrd"
+
+    def console(self, host: str) -> Path:
+        return self.path / f"{host}.console"
+
+    @property
+    def public_key(self) -> Path:
+        return self.path / "id_ed25519.pub"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.path / "known_hosts"
+
+    def require_room_for_sockets(self) -> None:
+        """Raise InputError where the embedded driver's sockets would have paths too long for the kernel."""
+        excess = len(str(self.path)) + LONGEST_SOCKET_BELOW - LONGEST_SOCKET_PATH
+        if excess > 0:
+            raise InputError(
+                f"bed '{self.path.name}': its folder {self.path} is {excess} characters too long for sockets below it;"
+                " give a shorter --name, or set CXLBED_STATE_DIR to a shorter path"
+            )
+
+    def make_key(self) -> None:
+        """Make the bed's own SSH key, readable by its owner alone."""
+        pair = make_key()
+        self.key.touch(0o600)
+        self.key.write_bytes(pair.private)
+        self.public_key.write_bytes(pair.public)
+
+    def know_host(self, port: int, public: bytes) -> None:
+        """Note a host key that SSH must find at `port`."""
+        with self.known_hosts.open("ab") as known:
+            known.write(f"[127.0.0.1]:{port} ".encode() + public)
+
+    def hypervisor(self, uri: str) -> Hypervisor:
+        return Hypervisor(uri, self.hypervisor_root)
+
+    def elsewhere(self, uri: str) -> RemoteMachine | None:
+        """The other machine that `uri` names, if it names one."""
+        return RemoteMachine.of(uri, self.path / "tunnel")
+
+    def write(self, record: BedRecord) -> None:
+        """Replace the record whole, or leave the old one."""
+        fresh = self.path / f".{RECORD}"
+        fresh.write_text(json.dumps(asdict(record), indent=1))
+        fresh.replace(self.path / RECORD)
+
+    def read(self) -> BedRecord | None:
+        """The record, or None where no bed of this name is known. Raises MachineError for one that cannot be understood."""
+        try:
+            text = (self.path / RECORD).read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            hosts = tuple(HostRecord(**host) for host in fields.pop("hosts"))
+            return BedRecord(hosts=hosts, **fields)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise MachineError(
+                f"bed '{self.path.name}': {self.path / RECORD} is damaged or of another version of cxlbed ({error});"
+                " end the bed with that version, or end its QEMU and remove the folder"
+            ) from error
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def lock(self, deadline_s: float) -> Iterator[None]:
+        """Hold the bed against other commands; a command that has it is waited for until the deadline. The lock's file goes
+        with the bed."""
+        lock_path = self.path.with_name(f".{self.path.name}.lock")
+        give_up = time.monotonic() + deadline_s
+        while (lock_file := _locked(lock_path)) is None:
+            if time.monotonic() > give_up:
+                raise MachineError(
+                    f"bed '{self.path.name}': another cxlbed has been at work on it for {deadline_s:.0f} s;"
+                    " wait for it or end it"
+                )
+            time.sleep(0.1)
+        with lock_file:
+            try:
+                yield
+            finally:
+                if not (self.path / RECORD).exists():
+                    lock_path.unlink(missing_ok=True)
+
+
+def state_root() -> Path:
+    """The folder of all beds of this user; ours alone, or refused."""
+    root = Path(os.environ.get("CXLBED_STATE_DIR") or f"/tmp/cxlbed-{os.getuid()}").absolute()
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise MachineError(
+            f"state folder {root}: cannot be made ({error.strerror}); set CXLBED_STATE_DIR to a folder of yours"
+        ) from error
+    if root.stat().st_uid != os.getuid():
+        raise MachineError(
+            f"state folder {root}: belongs to user {root.stat().st_uid}; set CXLBED_STATE_DIR to a folder of yours"
+        )
+    return root
+
+
+def folder(name: str) -> BedFolder:
+    """The folder of bed `name`, which need not exist. Raises InputError for a name that cannot be one."""
+    if not NAME_RULE.fullmatch(name):
+        raise InputError(f"bed name '{name}': must be 1 to 40 of a-z, 0-9 and '-', and not begin with '-'")
+    return BedFolder(state_root() / name)
+
+
+def all_folders() -> list[BedFolder]:
+    """Every bed that left a record, running or not."""
+    return [BedFolder(record.parent) for record in sorted(state_root().glob(f"*/{RECORD}"))]
+
+
+def kept_folder(name: str) -> Path:
+    """A new folder for what a failed bed leaves to be read: its XML and logs."""
+    folder = user_cache() / "failed" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _locked(path: Path) -> IO[str] | None:
+    """The file at `path`, open and locked; None if another has it, or had it and removed it while we opened it."""
+    file = path.open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            return file
+    except (BlockingIOError, FileNotFoundError):
+        pass
+    file.close()
+    return None

@@ -1,0 +1,97 @@
+"""The links that GPUs of a cluster share on their way to KV: who crosses which, their loads and their bytes.
+Knows profiles, bandwidths and routes, no requests and no time of day.
+
+Bandwidths, latencies and loaded-latency curves are those of emulation.timing's profiles, and what one GPU takes for its own
+rows is the closed form of its Path. What is new here is the sharing by flows instead of single transfers: all GPUs of a
+server read at the same moments (lockstep), so their burst takes bytes / bandwidth on each link; another server's flow of
+load L leaves it the share 1 - L. Then no link ever carries more than its bandwidth, whatever the number of servers: a
+burst of w ns of link time takes T >= w / (1 - L), so its own load w / T is at most 1 - L."""
+
+from emulation.serving.spec import ClusterSpec
+from emulation.timing.links.flows import Links
+from emulation.timing.path import Transfer, default_path
+from emulation.timing.profile import Bandwidth, Profile
+from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
+
+"""Link number -> bytes, a step or a ns of it."""
+
+
+class ClusterRoutes:
+    """The links of a cluster and each GPU's routes over them."""
+
+    def __init__(self, spec: ClusterSpec) -> None:
+        self.spec = spec
+        self.links = Links()
+        profile = spec.fetch_profile
+        self.fetch_path = default_path(profile) if profile else None
+        self.prefetch_profile = spec.prefetch_profile
+        self._devices = self._add_pool() if spec.policy.home == "pool" else []
+
+    def server_routes(self, server: int) -> list[list[tuple[int, float]]]:
+        """For each GPU of a server: the links its reads cross, and the share of the bytes on each."""
+        if self.fetch_path is None:
+            return [[] for _ in range(self.spec.server.num_gpus)]
+        profile = self.fetch_path.profile
+        gpus = self._add_gpus(server, profile)
+        if self.spec.policy.home == "server":
+            homes = [self.links.add(f"server{server}.dram{i}", profile.device) for i in range(self._num_sockets)]
+            return [[(gpus, 1.0), (homes[self._socket(gpu)], 1.0)] for gpu in range(self.spec.server.num_gpus)]
+        adapters = [self.links.add(f"server{server}.adapter{i}", profile.adapter) for i in range(self._num_sockets)]
+        return [
+            [(gpus, 1.0), (adapters[self._socket(gpu)], 1.0), *self._device_route(server, gpu)]
+            for gpu in range(self.spec.server.num_gpus)
+        ]
+
+    def server_nics(self, server: int) -> list[int]:
+        """For each GPU of a server the NIC that prefixes cross; empty where nothing is prefetched."""
+        if self.prefetch_profile is None:
+            return []
+        adapter = self.prefetch_profile.adapter
+        return [self.links.add(f"server{server}.nic{gpu}", adapter) for gpu in range(self.spec.server.num_gpus)]
+
+    def fetch_ns(self, entries: float, squeezed_ns: float, load: float) -> float:
+        """Time of a layer's fetch: `entries` rows of the fullest GPU; its server's burst takes `squeezed_ns` on the shared
+        links, which others load to `load` (0..1)."""
+        if self.fetch_path is None or not entries:
+            return 0.0
+        path = self.fetch_path
+        byte_ns, late_ns = path.loaded_ns(Transfer(1, 1), load)
+        served_ns = max(byte_ns * entries * self.spec.model.row_bytes, entries * path.profile.op_ns, squeezed_ns)
+        return max(path.profile.floor_ns, late_ns + path.profile.request_ns + served_ns)
+
+    def page_ns(self) -> float:
+        """Time of one page of indexer keys on the way to a GPU, beside what the engine takes to start its copy."""
+        if self.fetch_path is None:
+            return 0.0
+        page = Transfer(1, self.spec.model.index_token_bytes * INDEX_PAGE_TOKENS)
+        reader_ns, _ = self.fetch_path.loaded_ns(page)
+        return self.fetch_path.profile.latency_ns() + reader_ns
+
+    @property
+    def _num_sockets(self) -> int:
+        return self.spec.server.num_sockets
+
+    def _socket(self, gpu: int) -> int:
+        return gpu * self._num_sockets // self.spec.server.num_gpus
+
+    def _add_gpus(self, server: int, profile: Profile) -> int:
+        """The GPUs' own links, counted as one: they are equal, and `fetch_ns` sees to the fullest."""
+        num_gpus = self.spec.server.num_gpus
+        rates = profile.reader.read_bytes_per_ns * num_gpus, profile.reader.write_bytes_per_ns * num_gpus
+        return self.links.add(f"server{server}.gpus", Bandwidth(*rates))
+
+    def _add_pool(self) -> list[tuple[int, ...]]:
+        """Links to each device; a switch port no slower than its device cannot bound anything and is left out."""
+        assert self.fetch_path is not None
+        profile = self.fetch_path.profile
+        slower_ports = profile.port.read_bytes_per_ns < profile.device.read_bytes_per_ns
+        return [
+            (self.links.add(f"pool.port{i}", profile.port), device) if slower_ports else (device,)
+            for i in range(self.spec.num_devices)
+            for device in [self.links.add(f"pool.device{i}", profile.device)]
+        ]
+
+    def _device_route(self, server: int, gpu: int) -> list[tuple[int, float]]:
+        rank = server * self.spec.server.num_gpus + gpu
+        chosen = self._devices if self.spec.striped else [self._devices[rank % len(self._devices)]]
+        return [(link, 1 / len(chosen)) for device in chosen for link in device]

@@ -1,0 +1,1 @@
+"""Three laws by which transfers share links: fair, booked, flows."""

@@ -1,0 +1,1 @@
+"""The guest's disk, kernel and initramfs: recipe, build, cache."""

@@ -1,0 +1,1 @@
+"""QMP commands that change a running host's devices."""

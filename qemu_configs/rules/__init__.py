@@ -1,0 +1,1 @@
+"""The rules that a bed file must keep, QEMU's, the kernel's and our own."""

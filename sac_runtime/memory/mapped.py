@@ -1,0 +1,356 @@
+"""The seam: `KvStore`, rows and bytes of one memory, and `MappedStore`, the memory itself.
+
+The one home of mmap. Knows addresses, rows and cache lines; knows no layers, requests or modelled time.
+"""
+
+import ctypes
+import mmap
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, Unpack
+
+import numpy as np
+
+from sac_runtime import native
+from sac_runtime.errors import GeometryError, RowRangeError, StoreError
+from sac_runtime.label import Label
+from sac_runtime.memory.mapping import (
+    dax_size_bytes,
+    extend_file,
+    huge_page_bytes,
+    map_memory,
+    open_file,
+)
+from sac_runtime.memory.store import StoreOptions
+from sac_runtime.rows.layout import PAGE_BYTES, ByteArray, IntArray, KvLayout
+
+DEFAULT_PREFETCH_ROWS = 4  # measured: scripts/bench/gather.py --sweep
+MIN_ROWS_FOR_TEAM = 128  # below, waking a thread costs more than it saves; scripts/bench/gather.py
+
+
+class MappedStore:
+    """A KvStore over mapped memory: anonymous, a shared file, a DAX device or a NUMA node. Made by its class methods.
+
+    Times are wall clock; `label` is whatever the caller knows of the memory."""
+
+    def __init__(
+        self,
+        memory: mmap.mmap,
+        name: str,
+        layout: KvLayout,
+        num_rows: int,
+        metadata_bytes: int = 0,
+        *,
+        label: Label = Label.FUNCTIONAL,
+        copy: native.Copy | None = None,
+        gather_cpus: Sequence[int] = (),
+        prefetch_rows: int = DEFAULT_PREFETCH_ROWS,
+    ) -> None:
+        self.name = name
+        self.layout = layout
+        self.num_rows = num_rows
+        self.rows_offset = metadata_bytes
+        self.size_bytes = len(memory)
+        self.label = label
+        self.copy = native.best_copy() if copy is None else copy
+        self.prefetch_rows = prefetch_rows
+        self._library = native.load()
+        self._memory = memory
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        self._flush_kind, self._invalidate_kind = native.line_instructions(narrow=self.copy is native.Copy.NARROW)
+        self._team = native.Team(gather_cpus) if gather_cpus else None
+
+    @classmethod
+    def anonymous(
+        cls,
+        layout: KvLayout,
+        num_rows: int,
+        huge_pages: bool = True,
+        metadata_bytes: int = 0,
+        **options: Unpack[StoreOptions],
+    ) -> Self:
+        """Private memory of this process. huge_pages: ask for them by madvise; huge_page_bytes() says what came.
+        options: those of StoreOptions, here and in the other class methods."""
+        size_bytes = _size_bytes("anonymous", layout, num_rows, metadata_bytes)
+        memory = map_memory(-1, size_bytes, "anonymous", huge_pages)
+        return cls(memory, "anonymous", layout, num_rows, metadata_bytes, **options)
+
+    @classmethod
+    def shared(
+        cls,
+        path: str | Path,
+        *,
+        layout: KvLayout,
+        num_rows: int | None = None,
+        metadata_bytes: int = 0,
+        huge_pages: bool = False,
+        **options: Unpack[StoreOptions],
+    ) -> Self:
+        """A file (on /dev/shm, hugetlbfs or a disk) that several processes map, made where it is missing or empty.
+
+        num_rows None: as many as an existing file holds. Raises StoreError if an existing file is too small."""
+        name = str(path)
+        descriptor = open_file(name, os.O_RDWR | (os.O_CREAT if num_rows is not None else 0))
+        try:
+            present_bytes = os.fstat(descriptor).st_size
+            num_rows = _rows_that_fit(name, layout, present_bytes, metadata_bytes) if num_rows is None else num_rows
+            size_bytes = _size_bytes(name, layout, num_rows, metadata_bytes)
+            if present_bytes == 0:
+                extend_file(descriptor, name, size_bytes)
+            elif present_bytes < size_bytes:
+                raise StoreError(
+                    f"store {name!r}: size_bytes={present_bytes} is below the {size_bytes} that are asked for"
+                )
+            memory = map_memory(descriptor, size_bytes, name, huge_pages)
+        finally:
+            os.close(descriptor)
+        return cls(memory, name, layout, num_rows, metadata_bytes, **options)
+
+    @classmethod
+    def dax(
+        cls,
+        path: str | Path,
+        *,
+        layout: KvLayout,
+        num_rows: int | None = None,
+        metadata_bytes: int = 0,
+        **options: Unpack[StoreOptions],
+    ) -> Self:
+        """A device-DAX node, /dev/daxN.M: CXL or persistent memory, mapped whole.
+
+        num_rows None: as many as the device holds. In a QEMU guest the copy is narrow unless `copy` says otherwise."""
+        name = str(path)
+        device_bytes = dax_size_bytes(name)
+        num_rows = _rows_that_fit(name, layout, device_bytes, metadata_bytes) if num_rows is None else num_rows
+        if _size_bytes(name, layout, num_rows, metadata_bytes) > device_bytes:
+            raise StoreError(f"store {name!r}: num_rows={num_rows} needs more than the device's {device_bytes} bytes")
+        if options.get("copy") is None and _inside_qemu():
+            options["copy"] = native.Copy.NARROW
+        descriptor = open_file(name, os.O_RDWR)
+        try:
+            memory = map_memory(descriptor, device_bytes, name)
+        finally:
+            os.close(descriptor)
+        return cls(memory, name, layout, num_rows, metadata_bytes, **options)
+
+    @classmethod
+    def numa(
+        cls,
+        node: int,
+        layout: KvLayout,
+        num_rows: int,
+        huge_pages: bool = True,
+        metadata_bytes: int = 0,
+        **options: Unpack[StoreOptions],
+    ) -> Self:
+        """Anonymous memory bound to one NUMA node; pages_by_node() verifies where it lies. Raises StoreError."""
+        name = f"numa node {node}"
+        if not Path(f"/sys/devices/system/node/node{node}").exists():
+            raise StoreError(f"{name}: no such node; /sys/devices/system/node lists those of this machine")
+        size_bytes = _size_bytes(name, layout, num_rows, metadata_bytes)
+        memory = map_memory(-1, size_bytes, name, huge_pages)
+        native.bind_node(ctypes.addressof(ctypes.c_char.from_buffer(memory)), size_bytes, node)
+        return cls(memory, name, layout, num_rows, metadata_bytes, **options)
+
+    @property
+    def address(self) -> int:
+        """Address of the mapping's first byte, for a GPU driver to register. Raises StoreError once closed."""
+        if self._memory.closed:
+            raise StoreError(f"store {self.name!r}: is closed")
+        return self._base
+
+    @property
+    def rows_address(self) -> int:
+        """Address of row 0. Raises StoreError once closed."""
+        if self._memory.closed:
+            raise StoreError(f"store {self.name!r}: is closed")
+        return self._base + self.rows_offset
+
+    @property
+    def has_helpers(self) -> bool:
+        """Whether threads share its gathers."""
+        return self._team is not None
+
+    def read_rows(self, rows: IntArray, out: ByteArray) -> int:
+        """As KvStore.read_rows."""
+        self._require_numbers("rows", rows)
+        self._require_packed("out", out, rows.size)
+        _require_writable("out", out)
+        return self._move(self._gather(rows), rows, out, None)
+
+    def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int:
+        """Gather row rows[i] straight into buffer[slots[i]]: read_rows without the second copy.
+        rows, slots: (n,) int64; buffer: (B, layout.row_bytes) uint8, C-contiguous. Returns and raises as read_rows."""
+        self._require_numbers("rows", rows)
+        self._require_numbers("slots", slots)
+        self._require_packed("buffer", buffer, len(buffer))
+        _require_writable("buffer", buffer)
+        if slots.shape != rows.shape:
+            raise GeometryError(
+                f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot a row"
+            )
+        return self._move(self._gather(rows), rows, buffer, slots)
+
+    def gather_into(self, buffer: ByteArray) -> native.RowsCall:
+        """read_rows_into_slots for a native caller, who fills in rows and slots. It holds addresses, and keeps nothing alive."""
+        self._require_packed("buffer", buffer, len(buffer))
+        _require_writable("buffer", buffer)
+        return self._call(None, 0, buffer, None)
+
+    def write_rows(self, rows: IntArray, values: ByteArray) -> int:
+        """As KvStore.write_rows."""
+        self._require_numbers("rows", rows)
+        self._require_packed("values", values, rows.size)
+        return self._move(self._library.sac_scatter, rows, values, None)
+
+    def read_bytes(self, offset: int, out: ByteArray) -> None:
+        """As KvStore.read_bytes."""
+        start = self._range(offset, out.size)
+        _require_writable("out", out)
+        self._library.sac_copy_bytes(_bytes_address("out", out), start, out.size, self._device(start))
+
+    def write_bytes(self, offset: int, values: ByteArray) -> None:
+        """As KvStore.write_bytes."""
+        start = self._range(offset, values.size)
+        self._library.sac_copy_bytes(start, _bytes_address("values", values), values.size, self._device(start))
+
+    def flush(self, offset: int, size_bytes: int) -> None:
+        """As KvStore.flush, by clwb, clflushopt or clflush, whichever the CPU has first."""
+        self._library.sac_flush(self._range(offset, size_bytes), size_bytes, self._flush_kind)
+
+    def invalidate(self, offset: int, size_bytes: int) -> None:
+        """As KvStore.invalidate, by clflushopt or clflush: a dirty line is written back before it is dropped."""
+        self._library.sac_flush(self._range(offset, size_bytes), size_bytes, self._invalidate_kind)
+
+    def fence(self) -> None:
+        """As KvStore.fence."""
+        self._library.sac_fence()
+
+    def huge_page_bytes(self) -> int:
+        """How much of the mapping the kernel backs by huge pages now (memory never touched has no pages yet). At least that
+        much, where the kernel has merged the mapping with neighbours."""
+        return huge_page_bytes(Path("/proc/self/smaps").read_text(), self.address, self.address + self.size_bytes)
+
+    def pages_by_node(self, samples: int = 4096) -> dict[int, int]:
+        """NUMA node -> how many of up to `samples` evenly spaced pages lie on it. Pages never touched are left out."""
+        pages = self.size_bytes // PAGE_BYTES
+        chosen = np.arange(0, pages, max(1, pages // samples), dtype=np.uint64)
+        nodes = native.page_nodes(self.address + chosen * np.uint64(PAGE_BYTES))
+        return dict(Counter(int(node) for node in nodes if node >= 0))
+
+    def close(self) -> None:
+        """Unmap; a second close does nothing."""
+        if self._team:
+            self._team.close()
+        self._memory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _gather(self, rows: IntArray) -> Callable[[int], int]:
+        if self._team and rows.shape[0] >= MIN_ROWS_FOR_TEAM:
+            return self._team.gather
+        return self._library.sac_gather  # type: ignore[no-any-return]
+
+    def _move(self, move: Callable[[int], int], rows: IntArray, packed: ByteArray, slots: IntArray | None) -> int:
+        call = self._call(native.address(rows), rows.shape[0], packed, None if slots is None else native.address(slots))
+        start_ns = time.perf_counter_ns()
+        outside = move(ctypes.addressof(call))
+        elapsed_ns = time.perf_counter_ns() - start_ns
+        if outside:
+            raise self._outside(outside - 1, rows, slots, packed.shape[0])
+        return elapsed_ns
+
+    def _call(self, rows: int | None, num_rows: int, packed: ByteArray, slots: int | None) -> native.RowsCall:
+        return native.RowsCall(
+            self.rows_address,
+            self.num_rows,
+            self.layout.stride_bytes,
+            self.layout.row_bytes,
+            rows,
+            num_rows,
+            native.address(packed),
+            slots,
+            packed.shape[0],
+            self.prefetch_rows,
+            self.copy,
+        )
+
+    def _outside(self, entry: int, rows: IntArray, slots: IntArray | None, num_slots: int) -> RowRangeError:
+        if slots is not None and 0 <= rows[entry] < self.num_rows:
+            return RowRangeError(f"store {self.name!r}: slots[{entry}]={slots[entry]} lies outside [0, {num_slots})")
+        return RowRangeError(f"store {self.name!r}: rows[{entry}]={rows[entry]} lies outside [0, {self.num_rows})")
+
+    def _require_numbers(self, field: str, numbers: IntArray) -> None:
+        if numbers.dtype != np.int64 or numbers.ndim != 1 or not numbers.flags.c_contiguous:
+            raise GeometryError(
+                f"store {self.name!r}: {field} is {numbers.dtype} of shape {numbers.shape}; "
+                "it must be int64 of one dimension, contiguous (np.ascontiguousarray(x, np.int64))"
+            )
+
+    def _require_packed(self, field: str, packed: ByteArray, num_rows: int) -> None:
+        wanted = (num_rows, self.layout.row_bytes)
+        if packed.shape != wanted or packed.dtype != np.uint8 or not packed.flags.c_contiguous:
+            raise GeometryError(
+                f"store {self.name!r}: {field} is {packed.dtype} of shape {packed.shape}; "
+                f"it must be uint8 of shape {wanted}, contiguous"
+            )
+
+    def _range(self, offset: int, size_bytes: int) -> int:
+        if not (offset >= 0 and size_bytes >= 0 and offset + size_bytes <= self.size_bytes):
+            raise RowRangeError(
+                f"store {self.name!r}: bytes [{offset}, {offset + size_bytes}) lie outside [0, {self.size_bytes})"
+            )
+        return self.address + offset
+
+    def _device(self, start: int) -> int | None:
+        return start if self.copy is native.Copy.NARROW else None
+
+
+def _require_writable(field: str, array: ByteArray) -> None:
+    if not array.flags.writeable:
+        raise GeometryError(f"{field}: is read-only; what is read goes into it, so pass an array of your own")
+
+
+def _bytes_address(field: str, array: ByteArray) -> int:
+    if array.dtype != np.uint8 or array.ndim != 1 or not array.flags.c_contiguous:
+        raise GeometryError(
+            f"{field}: is {array.dtype} of shape {array.shape}; it must be uint8 of one dimension, contiguous"
+        )
+    return native.address(array)
+
+
+def _size_bytes(name: str, layout: KvLayout, num_rows: int, metadata_bytes: int) -> int:
+    """Metadata and rows, in whole pages. Raises GeometryError."""
+    if num_rows < 1:
+        raise GeometryError(f"store {name!r}: num_rows={num_rows} must be at least 1")
+    if metadata_bytes < 0 or metadata_bytes % PAGE_BYTES:
+        next_multiple = -(-max(metadata_bytes, 0) // PAGE_BYTES) * PAGE_BYTES
+        raise GeometryError(
+            f"store {name!r}: metadata_bytes={metadata_bytes} is not a multiple of {PAGE_BYTES} (next: {next_multiple})"
+        )
+    return -(-(metadata_bytes + num_rows * layout.stride_bytes) // PAGE_BYTES) * PAGE_BYTES
+
+
+def _rows_that_fit(name: str, layout: KvLayout, size_bytes: int, metadata_bytes: int) -> int:
+    num_rows = (size_bytes - metadata_bytes) // layout.stride_bytes
+    if num_rows < 1:
+        raise StoreError(
+            f"store {name!r}: size_bytes={size_bytes} leaves no room for a row of {layout.stride_bytes} bytes "
+            f"after metadata_bytes={metadata_bytes}"
+        )
+    return num_rows
+
+
+def _inside_qemu() -> bool:
+    vendor = Path("/sys/class/dmi/id/sys_vendor")
+    return vendor.exists() and vendor.read_text().strip() == "QEMU"

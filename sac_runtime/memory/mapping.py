@@ -1,0 +1,81 @@
+"""Memory mapped into this process: files, device-DAX nodes, anonymous memory, huge pages. Knows the kernel; knows no rows."""
+
+import mmap
+import os
+import re
+import stat
+from pathlib import Path
+
+from sac_runtime.errors import StoreError
+
+HUGE_PAGE_BYTES = 2 << 20
+
+
+def open_file(name: str, flags: int) -> int:
+    try:
+        return os.open(name, flags | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StoreError(f"store {name!r}: cannot be opened: {error.strerror}") from error
+
+
+def extend_file(descriptor: int, name: str, size_bytes: int) -> None:
+    """Give a new file its size. A file system without the space is found here, not by a bus error later."""
+    space = os.fstatvfs(descriptor)
+    free_bytes = space.f_bavail * space.f_frsize
+    if free_bytes < size_bytes:
+        raise StoreError(
+            f"store {name!r}: size_bytes={size_bytes} exceeds the {free_bytes} bytes free on its file system"
+        )
+    os.ftruncate(descriptor, size_bytes)
+
+
+def map_memory(descriptor: int, size_bytes: int, name: str, huge_pages: bool = False) -> mmap.mmap:
+    """Map a file, or memory of this process alone for descriptor -1. Raises StoreError."""
+    flags = mmap.MAP_SHARED if descriptor >= 0 else mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        memory = mmap.mmap(descriptor, size_bytes, flags=flags)
+    except (OSError, ValueError, OverflowError) as error:
+        raise StoreError(f"store {name!r}: {size_bytes} bytes cannot be mapped: {error}") from error
+    if huge_pages:
+        try:
+            memory.madvise(mmap.MADV_HUGEPAGE)
+        except OSError as error:
+            raise StoreError(f"store {name!r}: kernel without huge pages ({error}); pass huge_pages=False") from error
+    return memory
+
+
+def dax_size_bytes(name: str) -> int:
+    """Size of a device-DAX node, from sysfs. Raises StoreError for anything else, or an unusable size."""
+    try:
+        mode = os.stat(name).st_mode  # noqa: PTH116
+    except OSError as error:
+        raise StoreError(f"store {name!r}: cannot be opened: {error.strerror}") from error
+    size_file = Path("/sys/bus/dax/devices") / Path(name).name / "size"
+    if not stat.S_ISCHR(mode) or not size_file.exists():
+        raise StoreError(
+            f"store {name!r}: is not a device-DAX node; "
+            "make one with: daxctl reconfigure-device --mode=devdax -f daxN.M"
+        )
+    size_bytes = int(size_file.read_text())
+    if size_bytes < HUGE_PAGE_BYTES or size_bytes % HUGE_PAGE_BYTES:
+        raise StoreError(
+            f"store {name!r}: size_bytes={size_bytes} is not a positive multiple of 2 MiB, as device DAX maps"
+        )
+    return size_bytes
+
+
+def huge_page_bytes(smaps: str, start: int, end: int) -> int:
+    """Bytes of [start, end) on huge pages, by the text of /proc/PID/smaps; of a mapping that reaches beyond it, those that the
+    part beyond is too small to account for."""
+    fields = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
+    total = inside = outside = huge = 0
+    for line in [*smaps.splitlines(), "0-0 "]:
+        header = re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line)
+        if header:
+            total += max(0, min(inside, huge - outside))
+            first, last = (int(word, 16) for word in header.groups())
+            inside = max(0, min(end, last) - max(start, first))
+            outside, huge = last - first - inside, 0
+        elif inside and line.startswith(fields):
+            huge += 1024 * int(line.split()[1])
+    return total

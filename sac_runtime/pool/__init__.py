@@ -1,0 +1,1 @@
+"""KV blocks in memory that hosts share without coherence."""

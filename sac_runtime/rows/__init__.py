@@ -1,0 +1,1 @@
+"""What a row is, and where rows lie. Knows bytes; knows no store."""

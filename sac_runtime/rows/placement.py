@@ -1,0 +1,84 @@
+"""Where the rows of one sequence lie in a store: layer and token to row number. Knows row numbers; knows no bytes, no store."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from sac_runtime.errors import RowRangeError
+from sac_runtime.rows.layout import IntArray
+
+
+def require_layer(layer: int, num_layers: int) -> None:
+    """Raise RowRangeError unless a placement of `num_layers` has the layer."""
+    if not 0 <= layer < num_layers:
+        raise RowRangeError(f"placement: layer={layer} lies outside [0, {num_layers})")
+
+
+class LayerRows(NamedTuple):
+    """Where the tokens of one layer lie: token t < num_tokens at row first_row + t, or first_row + table[t] with a table."""
+
+    first_row: int
+    num_tokens: int
+    table: IntArray | None = None
+
+    def row(self, token: int) -> int:
+        """Row number of one token. Raises RowRangeError outside."""
+        if not 0 <= token < self.num_tokens:
+            raise RowRangeError(f"placement: token {token} lies outside [0, {self.num_tokens})")
+        return self.first_row + (token if self.table is None else int(self.table[token]))
+
+    def rows(self, tokens: IntArray) -> IntArray:
+        """Row numbers. tokens: (n,) int64. Returns (n,) int64. Raises RowRangeError for a token outside."""
+        if tokens.size and tokens.view(np.uint64).max() >= self.num_tokens:  # unsigned: one pass finds both ends
+            raise RowRangeError(
+                f"placement: tokens {tokens.min()} to {tokens.max()} lie outside [0, {self.num_tokens})"
+            )
+        rows: IntArray = (tokens if self.table is None else self.table[tokens]) + self.first_row
+        return rows
+
+
+@dataclass(frozen=True)
+class LayerFirst:
+    """Plain placement: the rows of a layer lie together, row = first_row + layer * tokens_capacity + token."""
+
+    num_layers: int
+    tokens_capacity: int
+    first_row: int = 0
+
+    @property
+    def num_rows(self) -> int:
+        return self.num_layers * self.tokens_capacity
+
+    def layer(self, layer: int) -> LayerRows:
+        """Where the tokens of `layer` lie. Raises RowRangeError outside the placement."""
+        require_layer(layer, self.num_layers)
+        return LayerRows(self.first_row + layer * self.tokens_capacity, self.tokens_capacity)
+
+    def rows(self, layer: int, tokens: IntArray) -> IntArray:
+        """Row numbers of `tokens` in `layer`. tokens: (n,) int64. Raises RowRangeError outside the placement."""
+        return self.layer(layer).rows(tokens)
+
+
+@dataclass(frozen=True)
+class RowTable:
+    """Where the tokens of one sequence lie. first_layer: (T,) int64, row of each token in layer 0."""
+
+    first_layer: IntArray
+    layer_rows: int
+    num_layers: int
+
+    def layer(self, layer: int) -> LayerRows:
+        """Where the tokens of `layer` lie. Raises RowRangeError outside the layers."""
+        require_layer(layer, self.num_layers)
+        return LayerRows(layer * self.layer_rows, self.first_layer.size, self.first_layer)
+
+    def rows(self, layer: int, tokens: IntArray) -> IntArray:
+        """Row numbers of `tokens` in `layer`, for store.read_rows. tokens: (n,) int64. Raises RowRangeError outside."""
+        return self.layer(layer).rows(tokens)
+
+
+class RowMap(Protocol):
+    """Where the tokens of one request lie in a store."""
+
+    def layer(self, layer: int) -> LayerRows: ...

@@ -1,0 +1,136 @@
+"""Values to bytes and back: bf16, e4m3, the three fp8 quantisers, packed rows. Knows formats; no stores, no time.
+
+Plain numpy, so that the same code runs in a guest. An all-zero tile is safe in all three quantisers: it decodes to zeros. An
+infinite or NaN value makes its tile NaN, as it does in the sources.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sac_runtime.errors import GeometryError
+from sac_runtime.rows.layout import FP8_TILE, ByteArray, FloatArray, KvLayout, Quantiser
+
+E4M3_MAX = 448.0
+SMALLEST_AMAX = np.float32(1e-4)  # UE8M0_DEEPSEEK
+SMALLEST_SCALE = np.float32(1e-4)  # UE8M0_FLASHMLA
+
+_E4M3_LARGEST, _E4M3_NAN = 0x7E, 0x7F
+_E4M3_BIAS_GAP = (127 - 7) << 3  # exponent biases of fp32 and e4m3, above three mantissa bits
+_E4M3_SMALLEST_NORMAL = np.float32(2.0**-6)
+_E4M3_SUBNORMAL_STEPS = np.float32(2.0**9)  # subnormals are multiples of 2^-9
+
+
+def encode_e4m3(values: NDArray[np.floating]) -> ByteArray:
+    """Codes of the nearest e4m3fn values, ties to even; what lies beyond saturates at 448, a NaN stays one.
+
+    Equal to torch.float8_e4m3fn of torch 2.13 (older ones gave NaN above 464) and to NVIDIA's cvt.satfinite."""
+    exact = np.asarray(values, np.float32)
+    magnitude = np.abs(exact)
+    bits = magnitude.view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFFF) + (bits >> np.uint32(20) & np.uint32(1))) >> np.uint32(20)
+    normal = rounded.astype(np.int32) - _E4M3_BIAS_GAP
+    subnormal = np.rint(np.fmin(magnitude, _E4M3_SMALLEST_NORMAL) * _E4M3_SUBNORMAL_STEPS)
+    code = np.where(magnitude < _E4M3_SMALLEST_NORMAL, subnormal.astype(np.int32), np.minimum(normal, _E4M3_LARGEST))
+    code = np.where(np.isnan(exact), _E4M3_NAN, code)
+    signed: ByteArray = (code | np.signbit(exact).astype(np.int32) << 7).astype(np.uint8)
+    return signed
+
+
+def decode_e4m3(codes: ByteArray) -> FloatArray:
+    """The fp32 values of e4m3fn codes."""
+    return _E4M3_VALUES[codes]
+
+
+def _e4m3_values() -> FloatArray:
+    code = np.arange(256)
+    exponent, mantissa = code >> 3 & 15, code & 7
+    magnitude = np.where(exponent == 0, mantissa * 2.0**-9, (1 + mantissa / 8) * 2.0 ** (exponent - 7.0))
+    magnitude[code & 0x7F == _E4M3_NAN] = np.nan
+    return np.where(code >> 7, -magnitude, magnitude).astype(np.float32)
+
+
+_E4M3_VALUES = _e4m3_values()
+
+
+def encode_bf16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
+    """Bits of the nearest bf16 values, ties to even; a NaN stays one."""
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
+    return np.where(np.isnan(values), np.uint32(0x7FC0), rounded).astype(np.uint16)
+
+
+def decode_bf16(bits: NDArray[np.uint16]) -> FloatArray:
+    """The fp32 values of bf16 bits."""
+    return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
+
+
+def round_bf16(values: NDArray[np.floating]) -> FloatArray:
+    """`values` rounded to bf16, as fp32."""
+    return decode_bf16(encode_bf16(values))
+
+
+def tile_scales(amax: FloatArray, quantiser: Quantiser) -> FloatArray:
+    """The fp32 scale of tiles whose largest magnitudes are `amax`. Sources: sac_runtime.rows.layout.Quantiser.
+
+    FP32_SGLANG has no epsilon: a tile of zeros (or so small that amax / 448 underflows) has scale 0."""
+    if quantiser is Quantiser.UE8M0_DEEPSEEK:
+        return _next_power_of_two(np.maximum(amax, SMALLEST_AMAX) / np.float32(E4M3_MAX))
+    if quantiser is Quantiser.UE8M0_FLASHMLA:
+        return _next_power_of_two(np.maximum(amax / np.float32(E4M3_MAX), SMALLEST_SCALE))
+    return amax / np.float32(E4M3_MAX)
+
+
+def _next_power_of_two(positive: NDArray[np.floating]) -> FloatArray:
+    """2^ceil(log2 x), exactly, where a logarithm in fp32 may miss by one; inf and NaN stay what they are."""
+    mantissa, exponent = np.frexp(positive)
+    power = np.ldexp(np.float32(1), exponent - (mantissa == 0.5))
+    return np.where(np.isfinite(positive), power, positive).astype(np.float32)
+
+
+def quantise_tiles(values: FloatArray, quantiser: Quantiser, tile: int = FP8_TILE) -> tuple[ByteArray, FloatArray]:
+    """e4m3 codes and scales of `values` in groups of `tile` along the last axis.
+
+    values: (..., tiles * tile) fp32. Returns codes of the same shape and scales (..., tiles); codes are 0 where a scale is."""
+    tiles = values.reshape(*values.shape[:-1], values.shape[-1] // tile, tile)
+    scales = tile_scales(np.abs(tiles).max(axis=-1), quantiser)
+    divisors = np.where(scales == 0, np.float32(np.inf), scales)
+    with np.errstate(invalid="ignore"):  # inf / inf
+        codes = encode_e4m3(tiles / divisors[..., None])
+    return codes.reshape(values.shape), scales
+
+
+def dequantise_tiles(codes: ByteArray, scales: FloatArray) -> FloatArray:
+    """Values of e4m3 codes and their scales; shapes as quantise_tiles gives them."""
+    tiles = decode_e4m3(codes).reshape(*scales.shape, codes.shape[-1] // scales.shape[-1])
+    with np.errstate(invalid="ignore"):  # 0 x inf
+        return (tiles * scales[..., None]).reshape(codes.shape)
+
+
+def pack_rows(layout: KvLayout, latent: FloatArray, rope: FloatArray) -> ByteArray:
+    """Rows as bytes. latent: (n, D) fp32; rope: (n, R) fp32. Returns (n, layout.row_bytes) uint8. Raises GeometryError."""
+    if latent.shape[1:] != (layout.latent,) or rope.shape != (latent.shape[0], layout.rope):
+        raise GeometryError(
+            f"pack_rows: latent {latent.shape} and rope {rope.shape} do not fit layout {layout.name!r} "
+            f"of {layout.latent} and {layout.rope} values"
+        )
+    if layout.quantiser is not None:
+        codes, scales = quantise_tiles(latent, layout.quantiser)
+        return np.concatenate([codes, _as_bytes(scales), _as_bytes(encode_bf16(rope))], axis=1)
+    values = np.concatenate([latent, rope], axis=1)
+    return _as_bytes(encode_bf16(values) if layout.name == "bf16" else values.astype(np.float32))
+
+
+def unpack_rows(layout: KvLayout, rows: ByteArray) -> tuple[FloatArray, FloatArray]:
+    """The latent (n, D) and RoPE (n, R) parts of rows, fp32. rows: (n, layout.row_bytes) uint8."""
+    if layout.quantiser is not None:
+        ends = layout.latent, layout.latent + 4 * (layout.latent // FP8_TILE)
+        scales = np.ascontiguousarray(rows[:, ends[0] : ends[1]]).view(np.float32)
+        rope = np.ascontiguousarray(rows[:, ends[1] :]).view(np.uint16)
+        return dequantise_tiles(rows[:, : ends[0]], scales), decode_bf16(rope)
+    packed = np.ascontiguousarray(rows)
+    values = decode_bf16(packed.view(np.uint16)) if layout.name == "bf16" else packed.view(np.float32)
+    return values[:, : layout.latent], values[:, layout.latent :]
+
+
+def _as_bytes(values: NDArray[np.generic]) -> ByteArray:
+    return np.ascontiguousarray(values).view(np.uint8)

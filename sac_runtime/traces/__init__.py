@@ -1,0 +1,1 @@
+"""Top-k choices of decode steps: recorded, generated, replayed."""

@@ -1,0 +1,73 @@
+"""The comparison's points: each is where it says, seen from both sides."""
+
+import pytest
+
+from emulation.report.serving import comparison_record, verdict
+from emulation.serving.compare import Setting, break_even_steps, compare, pool_profile
+from emulation.serving.spec import ClusterSpec
+from emulation.timing.misses import MissModel
+from emulation.timing.profile import load_profile
+
+SETTING = Setting(ClusterSpec("cxl"), 131072)
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    return compare(SETTING, (8, 24, 32, 64))
+
+
+def test_hbm_only_wins_before_the_crossover_and_cxl_from_there_on(comparison):
+    assert comparison.hbm_crossover == 32
+    for concurrency, ahead in ((24, False), (32, True)):
+        assert (SETTING.throughput("cxl", concurrency) > SETTING.throughput("hbm", concurrency)) is ahead
+
+
+def test_break_even_is_the_first_step_past_a_full_prefix():
+    steps, misses = break_even_steps(ClusterSpec("cxl"), 131072), MissModel.for_context(131072)
+    assert misses.total_misses(6144, steps) > 131072 >= misses.total_misses(6144, steps - 1)
+    assert steps == pytest.approx(131072 / misses.misses_per_step(6144), rel=0.05)
+
+
+def test_a_buffer_that_holds_the_context_never_breaks_even():
+    assert break_even_steps(ClusterSpec("cxl"), 6000) is None
+
+
+def test_measured_misses_break_even_at_their_own_pace():
+    assert break_even_steps(ClusterSpec("cxl", measured_misses=100.0), 131072) == 131072 // 100 + 1
+
+
+def test_every_flip_is_one_seen_from_both_sides(comparison):
+    found = [flip for flip in comparison.flips if flip.at is not None]
+    assert {flip.rival for flip in found} == {"rdma", "hbm"}
+    for flip in found:
+        rival = SETTING.throughput(flip.rival)
+        for factor, ahead in ((0.97, flip.ahead_at_low), (1.03, flip.ahead_at_high)):
+            value = flip.at * factor
+            profile = pool_profile(value) if flip.quantity == "latency_ns" else pool_profile(flip.latency_ns, value)
+            assert (SETTING.throughput("cxl", profile=profile) > rival) is ahead
+
+
+def test_more_latency_or_less_bandwidth_never_helps(comparison):
+    by_place = {(point.latency_ns, point.device_bytes_per_ns): point.ratios["rdma"] for point in comparison.grid}
+    latencies, rates = (sorted({place[axis] for place in by_place}) for axis in (0, 1))
+    for rate in rates:
+        ratios = [by_place[latency, rate] for latency in latencies]
+        assert ratios == sorted(ratios, reverse=True)
+    for latency in latencies:
+        ratios = [by_place[latency, rate] for rate in rates]
+        assert ratios == sorted(ratios)
+
+
+def test_the_testbeds_pool_has_the_latency_that_its_fit_gave():
+    fitted = load_profile("sac-gpu-cxl")
+    added_ns = fitted.read_latency_ns - load_profile("sac-gpu-dram").read_latency_ns
+    assert pool_profile(added_ns) == fitted
+
+
+def test_the_verdict_names_ratios_crossover_break_even_range_and_flips(comparison):
+    words = " ".join(verdict(comparison))
+    for part in ("tokens of RDMA prefetch", "from concurrency 32 on", "n*: after", "Over 140 to 750 ns", "behind"):
+        assert part in words
+    record = comparison_record(comparison)
+    assert record["label"] == "modelled"
+    assert record["hbm_crossover_concurrency"] == 32

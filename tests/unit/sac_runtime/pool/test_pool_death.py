@@ -1,0 +1,253 @@
+"""A host dies before every single step of what it does to memory, and nobody loses or misreads anything.
+
+A step is 8 bytes of a metadata write, one row, one flush or the fence after it; or one of the lines that its cache writes to memory
+at a fence or before. After the death its cache is lost (power), or written back in the end (the process alone died); both must
+do."""
+
+import numpy as np
+import pytest
+
+from emulation.stores.incoherent import IncoherentStore
+from sac_runtime.errors import FencedError
+from sac_runtime.pool import format as pool_format
+from sac_runtime.rows.layout import LINE_BYTES, KvLayout
+
+REQUESTS = range(1, 8)
+
+
+class HostDied(BaseException):
+    """Not an Exception: nothing in the runtime may catch it."""
+
+
+class MortalStore:
+    """Passes everything on to `store`, and dies before step `dies_at`."""
+
+    def __init__(self, store, dies_at=None):
+        self._store, self._dies_at = store, dies_at
+        self.steps = 0
+        self._unfenced = False
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+    def write_bytes(self, offset, values):
+        survived = self._survive(-(-values.size // 8))
+        self._store.write_bytes(offset, values[: 8 * survived])
+        self._die_if_due()
+
+    def write_rows(self, rows, values):
+        survived = self._survive(len(rows))
+        self._store.write_rows(rows[:survived], values[:survived])
+        self._die_if_due()
+        return 0
+
+    def flush(self, offset, size_bytes):
+        self._survive(1)
+        self._die_if_due()
+        self._store.flush(offset, size_bytes)
+        self._unfenced = True
+
+    def fence(self):
+        if self._unfenced:  # a fence between reads changes nothing that a death could leave
+            self._survive(1)
+            self._die_if_due()
+        self._unfenced = False
+        self._store.fence()
+
+    def survives(self):
+        """No death any more: the next host may use it."""
+        self._dies_at = None
+
+    def _survive(self, steps):
+        """How many of the next steps are taken."""
+        before, self.steps = self.steps, self.steps + steps
+        return steps if self._dies_at is None else min(steps, max(0, self._dies_at - before))
+
+    def _die_if_due(self):
+        if self._dies_at is not None and self.steps >= self._dies_at:
+            raise HostDied
+
+
+class Life:
+    """What a host does before it dies, and what it was told was done."""
+
+    def __init__(self, kit, geometry):
+        self._kit, self._geometry = kit, geometry
+        self.published, self.retiring, self.retired = [], [], []
+
+    def live(self, pool):
+        """Each kind of write there is, with the journal coming round and blocks being reused."""
+        self._put(pool, 1, 1)
+        self._put(pool, 2, 1)
+        for request in REQUESTS[2:]:
+            self._put(pool, request, 1)
+            self._retire(pool, request)
+        with pool.lease() as lease:
+            lease.lookup(self._chain(1, 1))
+        pool.beat()
+        pool.close()
+
+    def _chain(self, request, num_blocks):
+        return self._kit.chain(request, num_blocks, self._geometry)
+
+    def _put(self, pool, request, num_blocks):
+        self._kit.put(pool, self._chain(request, num_blocks))
+        self.published.append(request)
+
+    def _retire(self, pool, request):
+        self.retiring.append(request)
+        pool.retire(pool.lookup(self._chain(request, 1)))
+        self.retired.append(request)
+
+    def require_kept(self, pool):
+        """All that was published, and not being retired, is there; what was retired is not; what is found is right."""
+        hashes = np.concatenate([self._chain(request, 1) for request in REQUESTS])
+        with pool.lease() as lease:
+            found = lease.lookup(hashes) >= 0
+            seen = self._kit.read(pool, lease.lookup(hashes)[found])
+        assert (seen == self._kit.contents(hashes[found], self._geometry)).all()
+        for request, is_found in zip(REQUESTS, found, strict=True):
+            assert is_found or request not in self.published or request in self.retiring, f"request {request} is lost"
+            assert not is_found or request not in self.retired, f"request {request} was retired and is found"
+
+
+def bed_and_steps(kit):
+    geometry = kit.geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
+    bed = kit.Bed(geometry)
+    bed.pools[0].close()
+    counting = MortalStore(bed.stores[0])
+    Life(kit, geometry).live(bed.open(0, counting))
+    assert bed.pools[0]._journal.head > geometry.journal_slots
+    return geometry, counting.steps
+
+
+@pytest.mark.parametrize("aftermath", ["power lost", "lines written back"])
+def test_a_host_may_die_before_any_step_of_its_life(kit, aftermath):
+    geometry, num_steps = bed_and_steps(kit)
+    for dies_at in range(num_steps):
+        bed = kit.Bed(geometry)
+        bed.pools[0].close()
+        life = Life(kit, geometry)
+        with pytest.raises(HostDied):
+            life.live(bed.open(0, MortalStore(bed.stores[0], dies_at)))
+        require_kept_after_death(bed, life, aftermath)
+
+
+@pytest.mark.parametrize("aftermath", ["power lost", "lines written back"])
+def test_a_host_may_die_between_two_lines_that_its_cache_writes(kit, aftermath):
+    """In any order, some of them before their fence."""
+    rows = KvLayout.bf16(latent=48, rope=16)  # of two lines each
+    geometry = kit.geometry_of(rows, num_layers=1, block_tokens=1, blocks_per_host=3)
+    for line in range(1000):
+        bed = kit.Bed(geometry)
+        bed.pools[0].close()
+        memory = MortalStore(bed.memory, line * LINE_BYTES // 8)
+        bed.stores[0] = IncoherentStore(memory, seed=line, flush_early=line % 2 / 2)
+        life = Life(kit, geometry)
+        try:
+            life.live(bed.open(0))
+            break
+        except HostDied:
+            memory.survives()
+        require_kept_after_death(bed, life, aftermath)
+    assert 50 < line < 999
+
+
+def require_kept_after_death(bed, life, aftermath):
+    if aftermath == "lines written back":
+        bed.stores[0].write_back_everything()
+    bed.stores[0].lose_cache()
+
+    life.require_kept(bed.pools[1])
+    successor = bed.open(0)
+    life.require_kept(successor)
+    kept = successor.num_published
+    assert len(successor.allocate(3 - kept)) == 3 - kept, "blocks were lost"
+    life.require_kept(bed.pools[1])
+
+
+def test_a_host_may_die_again_while_it_takes_over(kit):
+    geometry, num_steps = bed_and_steps(kit)
+    for dies_at in range(0, num_steps, 25):
+        bed = kit.Bed(geometry)
+        bed.pools[0].close()
+        life = Life(kit, geometry)
+        with pytest.raises(HostDied):
+            life.live(bed.open(0, MortalStore(bed.stores[0], dies_at)))
+        for dies_again_at in range(100):
+            bed.stores[0].lose_cache()
+            try:
+                bed.open(0, MortalStore(bed.stores[0], dies_again_at))
+            except HostDied:
+                continue
+            break
+        else:
+            pytest.fail("never came to life")
+        life.require_kept(bed.open(0))
+        life.require_kept(bed.pools[1])
+
+
+def test_a_creator_may_die_before_any_step_and_leaves_a_whole_pool_or_none(kit):
+    geometry = kit.geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
+    old = kit.chain(1, 2, geometry)
+    whole = 0
+    for before in (False, True):
+        for dies_at in range(1000):
+            memory = kit.memory_for(geometry)
+            old_id = None
+            if before:
+                kit.put(kit.create(memory, geometry), old)
+                old_id = pool_format.read_superblock(memory)[1]
+            host = IncoherentStore(memory)
+            try:
+                kit.create(MortalStore(host, dies_at), geometry, replace=True)
+                break
+            except HostDied:
+                host.lose_cache()
+            whole += pool_format.holds_pool(memory)
+            kit.require_old_pool_or_new_or_none(memory, old_id, old)
+        else:
+            pytest.fail("never created")
+    assert whole > 0
+
+
+def test_a_fencer_may_die_before_any_step(kit):
+    """Either nobody sees the mark and nothing was reused, or all see it."""
+    for dies_at in range(1000):
+        bed = kit.Bed(kit.geometry_of(num_hosts=3, num_layers=1, block_tokens=1, blocks_per_host=3))
+        hashes = kit.chain(1, 3, bed.geometry)
+        bed.pools[0].close()
+        store = MortalStore(bed.stores[0])
+        fencer = bed.open(0, store)
+        blocks = kit.put(fencer, hashes)
+        lease = bed.pools[1].lease()
+        lease.__enter__().prefix(hashes)
+        fencer.retire(blocks)
+        fencer.refresh()
+        bed.watch.sleep(kit.PATIENCE_S)
+        store._dies_at = store.steps + dies_at
+        try:
+            kit.put(fencer, kit.chain(2, 3, bed.geometry))
+        except HostDied:
+            bed.stores[0].write_back_everything()
+        fenced = bool(bed.pools[2]._hosts.look().fenced[1])
+        seen = kit.read(bed.pools[1], blocks)
+        if fenced:
+            with pytest.raises(FencedError):
+                lease.__exit__(None, None, None)
+        else:
+            lease.__exit__(None, None, None)
+            assert (seen == kit.contents(hashes, bed.geometry)).all()
+        if store.steps < store._dies_at:
+            return
+    pytest.fail("never done")
+
+
+def test_steps_are_counted_down_to_the_word(kit):
+    memory = kit.memory_for(kit.geometry_of())
+    store = MortalStore(memory, dies_at=3)
+    with pytest.raises(HostDied):
+        store.write_bytes(0, np.full(64, 7, np.uint8))
+    out = np.empty(64, np.uint8)
+    memory.read_bytes(0, out)
+    assert out.tolist() == [7] * 24 + [0] * 40
