@@ -55,3 +55,9 @@ class HostBusyError(SacError):
     """The host number is in use by a live process."""
 
     exit_status = 3
+
+
+class LabelMixError(SacError):
+    """A ratio would be drawn between figures that came about in different ways, or from one that claims no time."""
+
+    exit_status = 2

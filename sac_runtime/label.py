@@ -1,6 +1,8 @@
-"""How a number came about. Knows labels and the rule that two of them never meet in one ratio."""
+"""How a number came about. Knows labels, and that a ratio is drawn between figures of one label alone."""
 
 from enum import StrEnum
+
+from sac_runtime.errors import LabelMixError
 
 
 class Label(StrEnum):
@@ -11,10 +13,6 @@ class Label(StrEnum):
     INJECTED = "injected"  # wall clock with added stalls
     NUMA_MEASURED = "numa-measured"  # wall clock on a real remote NUMA node
     HARDWARE = "hardware"  # wall clock on a real CXL device
-
-
-class LabelMixError(ValueError):
-    """A ratio or a table row would mix numbers that came about in different ways."""
 
 
 def require_one_label(*labels: Label) -> Label:

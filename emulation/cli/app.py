@@ -12,7 +12,6 @@ from emulation.errors import CxlbedError, MachineError
 from guest.errors import GuestError
 from qemu_configs.errors import ConfigError
 from sac_runtime.errors import SacError
-from sac_runtime.label import LabelMixError
 
 app = typer.Typer(name="cxlbed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command()(bedfile.check)
@@ -37,9 +36,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
-    except (CxlbedError, GuestError, ConfigError, SacError, LabelMixError) as error:
+    except (CxlbedError, GuestError, ConfigError, SacError) as error:
         print(f"cxlbed: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(getattr(error, "exit_status", 2))
+        sys.exit(error.exit_status)
     except OSError as error:  # a full disk, a folder that is not ours: the machine's doing, named by its path
         print(f"cxlbed: {f'{error.filename}: ' if error.filename else ''}{error.strerror or error}", file=sys.stderr)  # noqa: T201
         sys.exit(MachineError.exit_status)
