@@ -214,7 +214,9 @@ def _native_library() -> Finding:
     try:
         isa = native.isa()
     except (SacError, OSError) as error:
-        return Finding("native library", Severity.FAIL, str(error), "run: python -m sac_runtime.native.build")
+        return Finding(
+            "native library", Severity.FAIL, str(error), "install gcc and libc6-dev, or a wheel that carries it"
+        )
     return Finding("native library", Severity.OK, f"gathers with {isa}")
 
 

@@ -32,6 +32,7 @@ from guest.provision import provision
 from guest.session import Session
 from qemu_configs import picture, render
 from qemu_configs.topology import Host, Topology
+from sac_runtime.native import LIBRARY
 
 Say = Callable[[str], None]
 EMULATOR = "qemu-system-x86_64"
@@ -311,9 +312,9 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
     """Write the host's initramfs (image plus what only this bed has) and its domain XML; returns the XML's path."""
     host_key = make_key()
     files: dict[str, bytes | Path] = dict(guest_files(host.name, folder.public_key.read_bytes(), host_key))
-    write_initrd(
-        guest_image.initrd, files | {RUNTIME_FOLDER: Path(sac_runtime.__file__).parent}, folder.initrd(host.name)
-    )
+    files[RUNTIME_FOLDER] = Path(sac_runtime.__file__).parent
+    files[f"{RUNTIME_FOLDER}/native/{LIBRARY.in_package.name}"] = LIBRARY.path()  # the guest has no compiler
+    write_initrd(guest_image.initrd, files, folder.initrd(host.name))
     folder.know_host(host.ssh_port, host_key.public)
     launch = render.HostLaunch(
         domain_name=host.domain,

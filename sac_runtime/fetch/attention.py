@@ -36,7 +36,8 @@ def sparse_attention(
     q_latent: (H, D) absorbed queries; q_rope: (H, R); latent: (k, D); rope: (k, R). Returns (H, D) fp32."""
     logits = (q_latent @ latent.T + q_rope @ rope.T) * np.float32(scale)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    output: FloatArray = (weights @ latent) / weights.sum(axis=1, keepdims=True)
+    total: FloatArray = weights.sum(axis=1, keepdims=True)
+    output: FloatArray = (weights @ latent) / total
     return output
 
 

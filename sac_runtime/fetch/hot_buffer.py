@@ -142,17 +142,17 @@ class HotBuffer:
         output = np.empty((4, topk.size), np.int64)
         slots, array_bytes = native.address(output), topk.nbytes
         call = native.PlanStep(
-            native.address(topk),
-            topk.size,
-            newest,
-            newest if self._direct else self.capacity,
-            self._direct,
-            slots,
-            slots + array_bytes,
-            slots + 2 * array_bytes,
-            None if place is None else slots + 3 * array_bytes,
-            None if place is None or place.table is None else native.address(place.table),
-            0 if place is None else place.first_row,
+            tokens=native.address(topk),
+            n=topk.size,
+            newest=newest,
+            newest_slot=newest if self._direct else self.capacity,
+            direct=self._direct,
+            slots=slots,
+            miss_tokens=slots + array_bytes,
+            victim_slots=slots + 2 * array_bytes,
+            miss_rows=None if place is None else slots + 3 * array_bytes,
+            row_of_token=None if place is None or place.table is None else native.address(place.table),
+            first_row=0 if place is None else place.first_row,
         )
         return call, output
 

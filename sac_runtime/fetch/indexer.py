@@ -132,8 +132,9 @@ def _held(values: FloatArray, precision: Precision) -> FloatArray:
 
 
 def _layer_norm(values: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
-    centred = values - values.mean(axis=-1, keepdims=True)
-    variance = np.square(centred).mean(axis=-1, keepdims=True)
+    mean: FloatArray = values.mean(axis=-1, keepdims=True)
+    centred = values - mean
+    variance: FloatArray = np.square(centred).mean(axis=-1, keepdims=True)
     normed: FloatArray = centred / np.sqrt(variance + NORM_EPSILON) * weight + bias
     return normed
 

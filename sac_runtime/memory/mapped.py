@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Self, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sac_runtime import native
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
@@ -239,7 +240,8 @@ class MappedStore:
         """NUMA node -> how many of up to `samples` evenly spaced pages lie on it. Pages never touched are left out."""
         pages = self.size_bytes // PAGE_BYTES
         chosen = np.arange(0, pages, max(1, pages // samples), dtype=np.uint64)
-        nodes = native.page_nodes(self.address + chosen * np.uint64(PAGE_BYTES))
+        addresses: NDArray[np.uint64] = chosen * np.uint64(PAGE_BYTES) + np.uint64(self.address)
+        nodes = native.page_nodes(addresses)
         return dict(Counter(int(node) for node in nodes if node >= 0))
 
     def close(self) -> None:
@@ -272,17 +274,17 @@ class MappedStore:
 
     def _call(self, rows: int | None, num_rows: int, packed: ByteArray, slots: int | None) -> native.RowsCall:
         return native.RowsCall(
-            self.rows_address,
-            self.num_rows,
-            self.layout.stride_bytes,
-            self.layout.row_bytes,
-            rows,
-            num_rows,
-            native.address(packed),
-            slots,
-            packed.shape[0],
-            self.prefetch_rows,
-            self.copy,
+            store=self.rows_address,
+            num_rows=self.num_rows,
+            stride=self.layout.stride_bytes,
+            row_bytes=self.layout.row_bytes,
+            rows=rows,
+            n=num_rows,
+            packed=native.address(packed),
+            slots=slots,
+            num_slots=packed.shape[0],
+            prefetch=self.prefetch_rows,
+            copy=self.copy,
         )
 
     def _outside(self, entry: int, rows: IntArray, slots: IntArray | None, num_slots: int) -> RowRangeError:

@@ -6,15 +6,19 @@ ctypes releases the interpreter lock in every call, so gathers of several Python
 import ctypes
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sac_runtime.errors import StoreError
+from sac_runtime.native.library import CompilerError, NativeLibrary
+
+LIBRARY = NativeLibrary("sac", Path(__file__).parent)
 
 
 class Copy(IntEnum):
@@ -88,8 +92,27 @@ class Index(ctypes.Structure):
     )
 
 
+class _Field(ctypes.Structure):
+    """`struct sac_field` of sac.h."""
+
+    _fields_ = (
+        ("structure", ctypes.c_char_p),
+        ("field", ctypes.c_char_p),
+        ("offset", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+    )
+
+
+STRUCTS: Mapping[str, type[ctypes.Structure]] = {
+    "sac_rows": RowsCall,
+    "sac_buffer": BufferState,
+    "sac_step": PlanStep,
+    "sac_index": Index,
+}
+
 _P, _I64, _I32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
 _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
+    "sac_layout": (ctypes.POINTER(_Field), ()),
     "sac_best_copy": (_I32, ()),
     "sac_best_flush": (_I32, ()),
     "sac_best_invalidate": (_I32, ()),
@@ -115,18 +138,47 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
 
 @cache
 def load() -> Any:
-    """The loaded library. Raises StoreError, naming the command that builds it, if missing or of other sources."""
-    from sac_runtime.native.build import BUILD_COMMAND, LIBRARY, built_hash, source_hash
-
-    built = built_hash()
-    if built != source_hash():
-        state = "missing" if built is None else "built from other sources"
-        raise StoreError(f"native library {LIBRARY}: {state}; build it with: {BUILD_COMMAND}")
-    loaded = ctypes.CDLL(str(LIBRARY))
+    """The loaded library, compiled first if there is none of these sources. Raises StoreError where it cannot be compiled, or
+    where a struct of sac.h is not the one here."""
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY.path()))
+    except CompilerError as error:
+        raise StoreError(f"native library: {error}") from error
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(loaded, name)
         function.restype, function.argtypes = result, arguments
+    require_same_structs(loaded, STRUCTS)
     return loaded
+
+
+def require_same_structs(loaded: Any, structs: Mapping[str, type[ctypes.Structure]]) -> None:
+    """Compare our structs, by their names in sac.h, with what the library was compiled with. Raises StoreError naming the first
+    struct or field that differs."""
+    compiled = _compiled_fields(loaded)
+    ours = {name: (0, ctypes.sizeof(struct)) for name, struct in structs.items()}
+    for name, struct in structs.items():
+        for field, *_ in struct._fields_:
+            place = getattr(struct, field)
+            ours[f"{name}.{field}"] = (place.offset, place.size)
+    # Fields first: which of them has moved says more than the size of the whole.
+    for name in sorted(ours | compiled, key=lambda name: ("." not in name, ours.get(name, (0, 0)))):
+        if ours.get(name) != compiled.get(name):
+            raise StoreError(
+                f"native library: struct {name}: (offset, bytes) is {ours.get(name)} in sac_runtime/native/__init__.py, "
+                f"{compiled.get(name)} in sac.h; make both say the same"
+            )
+
+
+def _compiled_fields(loaded: Any) -> dict[str, tuple[int, int]]:
+    """(offset, bytes) by `struct` and by `struct.field`, as sac_layout has them."""
+    fields: dict[str, tuple[int, int]] = {}
+    entries = loaded.sac_layout()
+    index = 0
+    while (entry := entries[index]).structure is not None:
+        name = entry.structure.decode() + (f".{entry.field.decode()}" if entry.field else "")
+        fields[name] = (entry.offset, entry.size)
+        index += 1
+    return fields
 
 
 def address(array: NDArray[Any]) -> int:

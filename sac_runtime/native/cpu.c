@@ -3,8 +3,8 @@
 
 #include <cpuid.h>
 
-/* Read from the file by build.py, which thus knows the sources that a library was built from. */
-SAC_EXPORT const char sac_stamp[] = SAC_STAMP;
+/* Read from the file by library.py, which thus knows the sources that a library was built from. */
+SAC_EXPORT const char sac_stamp[] = SOURCE_STAMP;
 
 int32_t sac_best_copy(void)
 {

@@ -33,6 +33,14 @@ struct sac_rows {
     int32_t copy;     /* enum sac_copy */
 };
 
+/* layout.c: where the fields of the structs below lie, for callers in another language that repeat them. field NULL: the whole
+ * struct. The last entry has no structure. */
+struct sac_field {
+    const char *structure, *field;
+    int64_t offset, size;
+};
+SAC_EXPORT const struct sac_field *sac_layout(void);
+
 /* cpu.c */
 SAC_EXPORT int32_t sac_best_copy(void);
 SAC_EXPORT int32_t sac_best_flush(void);

@@ -61,7 +61,8 @@ class Arena:
             ]
         )
         self._states[taken] = BlockState.HELD
-        return taken + self.first
+        numbers: IntArray = taken + self.first
+        return numbers
 
     def held_of(self, blocks: IntArray) -> IntArray:
         """Those of `blocks`, all of this host, that are still held."""
@@ -102,7 +103,8 @@ class Arena:
     def coldest(self, count: int) -> IntArray:
         """Published blocks not used for longest; of one chain its last first, so that a prefix remains. Returns (<= count,)."""
         published = np.flatnonzero(self._states == BlockState.PUBLISHED)
-        return published[np.argsort(self._last_use[published], kind="stable")[:count]] + self.first
+        coldest: IntArray = published[np.argsort(self._last_use[published], kind="stable")[:count]] + self.first
+        return coldest
 
     def require(self, blocks: IntArray, state: BlockState, verb: str) -> IntArray:
         """Numbers within the arena of `blocks`. Raises BlockStateError unless each is of this host, in `state`, named once."""

@@ -4,6 +4,8 @@ Plain numpy, so that the same code runs in a guest. An all-zero tile is safe in 
 infinite or NaN value makes its tile NaN, as it does in the sources.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,7 +22,7 @@ _E4M3_SMALLEST_NORMAL = np.float32(2.0**-6)
 _E4M3_SUBNORMAL_STEPS = np.float32(2.0**9)  # subnormals are multiples of 2^-9
 
 
-def encode_e4m3(values: NDArray[np.floating]) -> ByteArray:
+def encode_e4m3(values: NDArray[np.floating[Any]]) -> ByteArray:
     """Codes of the nearest e4m3fn values, ties to even; what lies beyond saturates at 448, a NaN stays one.
 
     Equal to torch.float8_e4m3fn of torch 2.13 (older ones gave NaN above 464) and to NVIDIA's cvt.satfinite."""
@@ -52,7 +54,7 @@ def _e4m3_values() -> FloatArray:
 _E4M3_VALUES = _e4m3_values()
 
 
-def encode_bf16(values: NDArray[np.floating]) -> NDArray[np.uint16]:
+def encode_bf16(values: NDArray[np.floating[Any]]) -> NDArray[np.uint16]:
     """Bits of the nearest bf16 values, ties to even; a NaN stays one."""
     bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
     rounded = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
@@ -64,7 +66,7 @@ def decode_bf16(bits: NDArray[np.uint16]) -> FloatArray:
     return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32)
 
 
-def round_bf16(values: NDArray[np.floating]) -> FloatArray:
+def round_bf16(values: NDArray[np.floating[Any]]) -> FloatArray:
     """`values` rounded to bf16, as fp32."""
     return decode_bf16(encode_bf16(values))
 
@@ -80,7 +82,7 @@ def tile_scales(amax: FloatArray, quantiser: Quantiser) -> FloatArray:
     return amax / np.float32(E4M3_MAX)
 
 
-def _next_power_of_two(positive: NDArray[np.floating]) -> FloatArray:
+def _next_power_of_two(positive: NDArray[np.floating[Any]]) -> FloatArray:
     """2^ceil(log2 x), exactly, where a logarithm in fp32 may miss by one; inf and NaN stay what they are."""
     mantissa, exponent = np.frexp(positive)
     power = np.ldexp(np.float32(1), exponent - (mantissa == 0.5))

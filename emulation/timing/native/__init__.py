@@ -1,20 +1,14 @@
-"""What Python is too slow for: dependent reads stalled to a latency, and streams. Knows ctypes and the compiler, no stores.
-
-Built on first use into this folder, or again when the source has changed."""
+"""What Python is too slow for: dependent reads stalled to a latency, and streams. Knows ctypes, no stores."""
 
 import ctypes
-import hashlib
-import os
-import shutil
-import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from emulation.errors import InputError, MachineError
+from sac_runtime.native.library import CompilerError, NativeLibrary
 
-_FOLDER = Path(__file__).parent
-_FLAGS = ("-std=gnu11", "-O3", "-Wall", "-Wextra", "-Werror", "-fPIC", "-fvisibility=hidden", "-shared")
+LIBRARY = NativeLibrary("timing", Path(__file__).parent)
 
 
 def chase(
@@ -65,7 +59,10 @@ def _ticks_per_ns() -> float:
 
 @cache
 def _load() -> Any:
-    loaded = ctypes.CDLL(str(_build()))
+    try:
+        loaded = ctypes.CDLL(str(LIBRARY.path()))
+    except CompilerError as error:
+        raise MachineError(f"injector: {error}") from error
     pointer, int64 = ctypes.POINTER(ctypes.c_int64), ctypes.c_int64
     loaded.timing_ticks_per_ns.restype = ctypes.c_double
     loaded.timing_chase.restype = int64
@@ -80,22 +77,3 @@ def _load() -> Any:
         ctypes.POINTER(ctypes.c_uint64),
     )
     return loaded
-
-
-def _build() -> Path:
-    """The library of these very sources; its name carries their hash, so that a stale one is never loaded."""
-    sources = sorted(_FOLDER.glob("*.c"))
-    content = b"\0".join([" ".join(_FLAGS).encode(), *(source.read_bytes() for source in sources)])
-    library = _FOLDER / f"libstall-{hashlib.sha256(content).hexdigest()[:16]}.so"
-    if library.exists():
-        return library
-    compiler = os.environ.get("CC") or shutil.which("cc")
-    if compiler is None:
-        raise MachineError("injector: no C compiler; install one (apt-get install gcc libc6-dev) or set CC")
-    unfinished = library.with_name(f".libstall.{os.getpid()}.so")
-    command = [compiler, *_FLAGS, "-o", str(unfinished), *map(str, sources)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise MachineError(f"injector: {' '.join(command)} ended with {result.returncode}:\n{result.stderr}")
-    unfinished.replace(library)
-    return library

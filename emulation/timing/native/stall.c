@@ -7,6 +7,9 @@
 #define TIMING_EXPORT __attribute__((visibility("default")))
 #define CALIBRATION_NS 20000000
 
+/* Read from the file by sac_runtime/native/library.py, which thus knows the sources that a library was built from. */
+TIMING_EXPORT const char timing_stamp[] = SOURCE_STAMP;
+
 static int64_t now_ns(void)
 {
     struct timespec now;

@@ -13,7 +13,6 @@ import pytest
 
 from sac_runtime import native
 from sac_runtime.memory.mapped import MappedStore
-from sac_runtime.native import build
 from sac_runtime.rows.layout import LINE_BYTES, KvLayout
 
 CLFLUSH, CLFLUSHOPT, CLWB = range(3)  # enum sac_flush
@@ -36,7 +35,7 @@ class NotingLibrary:
     def __init__(self, folder, source):
         (folder / "lines.c").write_text(source)
         (folder / "noting.c").write_text(NOTING)
-        command = [os.environ.get("CC") or "cc", "-shared", "-fPIC", "-I", folder, "-I", build.HERE]
+        command = [os.environ.get("CC") or "cc", "-shared", "-fPIC", "-I", folder, "-I", native.LIBRARY.folder]
         subprocess.run([*command, "-o", folder / "noting.so", folder / "noting.c"], check=True)
         self._real = native.load()
         lines = ctypes.CDLL(str(folder / "noting.so"))
@@ -59,7 +58,7 @@ class NotingLibrary:
 
 
 def lines_c():
-    return (build.HERE / "lines.c").read_text()
+    return (native.LIBRARY.folder / "lines.c").read_text()
 
 
 @pytest.fixture
