@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import platformdirs
+
 from guest.errors import ImageError
 from guest.image import build
 from guest.image.recipe import STOCK, Recipe
@@ -66,7 +68,7 @@ class GuestImage:
 
 def user_cache() -> Path:
     """Where all that is worth keeping between beds lies: `cxlbed` in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cxlbed"
+    return platformdirs.user_cache_path("cxlbed")
 
 
 def cache_root() -> Path:
