@@ -174,7 +174,7 @@ from pathlib import Path
 import numpy as np
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import WallClock
-from emulation.timing.paths import default_path
+from emulation.timing.path import default_path
 from emulation.timing.profile import load_profile
 from emulation.timing.reservations import Reservations
 from sac_runtime.layout import KvLayout
