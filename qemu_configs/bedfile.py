@@ -1,20 +1,20 @@
 """Reads bed files: YAML to a checked Topology, or every problem of the file at once.
 
-Knows YAML and pydantic's findings; the model is topology.py's, the rules are rules.py's. A file's unknown keys and
+Knows pydantic's findings; YAML is yaml_text.py's, the model topology.py's, the rules rules.py's. A file's unknown keys and
 unreadable numbers are set aside, so that what is left can be checked by the rules in the same go.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from qemu_configs.errors import BedFileError
 from qemu_configs.rules.bed import Machine, find_problems
 from qemu_configs.topology import UNREADABLE_IS_ZERO, Topology
+from qemu_configs.yaml_text import YamlError, read_yaml, shown
 
 STOCK_FOLDER = Path(__file__).parent / "topologies"
 
@@ -79,37 +79,15 @@ def json_schema() -> dict[str, Any]:
     return Topology.model_json_schema(by_alias=True, mode="validation")
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; this one notes each so that it can be reported."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.problems: list[str] = []
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen: set[str] = set()
-        for key_node, _ in node.value:
-            key = str(key_node.value)
-            if key in seen:
-                line = key_node.start_mark.line + 1
-                self.problems.append(f"line {line}: key '{key}' stands twice in one place (keep one)")
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml(text: str, path: str) -> tuple[dict[str, Any], list[str]]:
     try:
-        loader = _UniqueKeyLoader(text)
-        document = loader.get_single_data()
-    except yaml.MarkedYAMLError as exc:
-        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
-        raise BedFileError(path, [f"line {line}: is not YAML: {exc.problem or exc.context}"]) from None
-    except (yaml.YAMLError, RecursionError, ValueError) as exc:
-        raise BedFileError(path, [f"bed file: is not YAML: {exc}"]) from None
+        document, problems = read_yaml(text)
+    except YamlError as exc:
+        raise BedFileError(path, [str(exc) if exc.line else f"bed file: {exc}"]) from None
     if not isinstance(document, dict):
         found = "nothing" if document is None else type(document).__name__
         raise BedFileError(path, [f"bed file: holds {found} where keys are expected (start with name, devices, hosts)"])
-    return document, loader.problems
+    return document, problems
 
 
 def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError, machine: Machine | None) -> list[str]:
@@ -146,11 +124,11 @@ def _reword(error: ErrorDetails, document: dict[str, Any]) -> str:
         case "missing":
             return f"{owner}: {field} is missing (add it)"
         case "extra_forbidden":
-            return f"{owner}: {field}={value!r} is not a known key (`cxlbed schema` lists them)"
+            return f"{owner}: {field}={shown(value)} is not a known key (`cxlbed schema` lists them)"
         case "value_error":
-            return f"{owner}: {field}={value!r} {error['ctx']['error']}"
+            return f"{owner}: {field}={shown(value)} {error['ctx']['error']}"
         case _:
-            return f"{owner}: {field}={value!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{owner}: {field}={shown(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _owner(document: Any, loc: tuple[int | str, ...]) -> str:

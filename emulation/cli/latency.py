@@ -124,7 +124,8 @@ class _Source:
 def _list(json: Path | None) -> None:
     """Show every profile; as JSON with all figures and their sources."""
     from emulation.report.tables import make_table
-    from emulation.timing.profile import load_profile, profile_names
+    from emulation.timing.profile import load_profile
+    from emulation.timing.profile_folders import profile_names
 
     profiles = [load_profile(name) for name in profile_names()]
     write_json(json, {"profiles": [asdict(one) for one in profiles]})

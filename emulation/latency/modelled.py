@@ -8,7 +8,8 @@ from itertools import product
 from emulation.errors import InputError
 from emulation.timing.links.fabric import Fabric
 from emulation.timing.path import Transfer, default_path
-from emulation.timing.profile import GPU_SUFFIX, Profile, load_profile, profile_names
+from emulation.timing.profile import GPU_SUFFIX, Profile, load_profile
+from emulation.timing.profile_folders import profile_names
 from sac_runtime.label import Label
 
 ENTRY_BYTES = 1152  # one bf16 row [SAC]

@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from emulation.timing.profile import profile_names
+from emulation.timing.profile_folders import profile_names
 from qemu_configs.rules.bed import Machine
 
 

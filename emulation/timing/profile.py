@@ -1,32 +1,18 @@
 """Profiles: what one reader sees of one memory tier, each number beside its source.
-Knows YAML files and figures, no clock and no link.
+Knows figures; their file is profile_file.py's, where files lie profile_folders.py's. Knows no clock and no link."""
 
-A file holds `name`, `tier`, `read_by`, `summary` and the figures of `Profile`; a figure is `{value: 220, source: "arXiv ..."}`,
-and one that nobody published says `source: assumed ...`. Bandwidths are in bytes per ns, which is GB/s."""
-
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from emulation.errors import InputError
+from emulation.timing.profile_file import Figure, LinkFigures, parse_file
+from emulation.timing.profile_folders import find_profile
 
-TIERS = ("dram", "numa", "cxl", "rdma")
-READERS = ("cpu", "gpu")
 GPU_SUFFIX = "@gpu"
 GPU_READER = "sac-gpu-dram"  # whose reader's figures `NAME@gpu` takes
-PROFILE_FOLDER = Path(__file__).parent / "profiles"
-USER_FOLDER_VARIABLE = "CXLBED_PROFILES"
-
-_COUNTS = ("read_latency_ns", "write_latency_ns", "setup_ns", "floor_ns", "request_ns", "op_ns")
-_POSITIVE_COUNTS = ("outstanding_bytes", "num_devices")
-_LINKS = ("reader", "adapter", "port", "device")
-_TEXTS = ("name", "tier", "read_by", "summary")
 
 
 @dataclass(frozen=True)
@@ -77,22 +63,19 @@ def latency_factor(curve: tuple[tuple[float, float], ...], load: float) -> float
     return before[1]
 
 
-def profile_names() -> list[str]:
-    """Names of all profiles that can be had by name: the package's, then those in $CXLBED_PROFILES."""
-    return sorted({path.stem for folder in _folders() for path in folder.glob("*.yaml")})
-
-
 @cache
 def load_profile(name_or_path: str) -> Profile:
     """The profile of that name, or in that file (a path ends in .yaml). `NAME@gpu`: the same tier read by a GPU.
     Raises InputError where there is none, or with every finding in the file."""
     if name_or_path.endswith(GPU_SUFFIX):
         return read_by_gpu(load_profile(name_or_path.removesuffix(GPU_SUFFIX)))
-    path = Path(name_or_path) if name_or_path.endswith(".yaml") else _find(name_or_path)
+    path = Path(name_or_path) if name_or_path.endswith(".yaml") else find_profile(name_or_path)
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise InputError(f"profile file {path}: {exc.strerror or exc}; name a file that can be read") from exc
+    except ValueError as exc:  # not UTF-8, or a path with a NUL
+        raise InputError(f"profile file {path}: {exc}; name a text file in UTF-8") from exc
     return parse_profile(text, str(path))
 
 
@@ -123,129 +106,14 @@ def read_by_gpu(tier: Profile) -> Profile:
 
 def parse_profile(text: str, owner: str) -> Profile:
     """Profile from YAML text; `owner` names it in errors. Raises InputError with every finding, one a line."""
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as exc:
-        raise InputError(f"profile {owner}: not YAML: {exc}") from exc
-    if not isinstance(tree, dict):
-        raise InputError(f"profile {owner}: holds {type(tree).__name__}, needs keys: {', '.join(_keys())}")
-    problems = _Problems(owner)
-    problems.compare_keys("", tree, _keys())
-    texts: dict[str, Any] = {key: problems.text(tree, key) for key in _TEXTS}
-    for key, allowed in (("tier", TIERS), ("read_by", READERS)):
-        if texts[key] not in allowed:
-            problems.add(key, texts[key], f"must be one of {', '.join(allowed)}")
-    sources: dict[str, str] = {}
-    figures: dict[str, Any] = {key: problems.count(tree, key, sources, 0) for key in _COUNTS}
-    figures |= {key: problems.count(tree, key, sources, 1) for key in _POSITIVE_COUNTS}
-    figures |= {key: problems.bandwidth(tree, key, sources) for key in _LINKS}
-    figures["loaded_latency"] = problems.curve(tree, sources)
-    problems.raise_if_any()
-    return Profile(**texts, **figures, sources=sources)
+    file = parse_file(text, owner)
+    return Profile(**{name: _value(part) for name, part in file}, sources=file.sources())
 
 
-def _keys() -> list[str]:
-    return [field.name for field in fields(Profile) if field.name != "sources"]
-
-
-def _folders() -> list[Path]:
-    user = os.environ.get(USER_FOLDER_VARIABLE, "")
-    return [PROFILE_FOLDER, *(Path(folder) for folder in user.split(os.pathsep) if folder)]
-
-
-def _find(name: str) -> Path:
-    for folder in reversed(_folders()):
-        path = folder / f"{name}.yaml"
-        if path.is_file():
-            return path
-    known = ", ".join(profile_names())
-    raise InputError(f"profile: name={name!r} is unknown; take one of {known}, or the path of a .yaml file")
-
-
-class _Problems:
-    """Reads a profile's tree, collecting every finding on the way."""
-
-    def __init__(self, owner: str) -> None:
-        self._owner = owner
-        self._lines: list[str] = []
-
-    def add(self, field: str, value: object, rule: str) -> None:
-        self._lines.append(f"profile {self._owner}: {field}={value!r} {rule}")
-
-    def raise_if_any(self) -> None:
-        if self._lines:
-            raise InputError("\n".join(self._lines))
-
-    def compare_keys(self, prefix: str, tree: Mapping[str, Any], keys: list[str]) -> None:
-        for key in tree:
-            if key not in keys:
-                self.add(f"{prefix}{key}", tree[key], f"is an unknown key; known are {', '.join(keys)}")
-        for key in keys:
-            if key not in tree:
-                self.add(f"{prefix}{key}", None, "is missing; give it")
-
-    def text(self, tree: Mapping[str, Any], key: str) -> str:
-        value = tree.get(key, "")
-        if not isinstance(value, str):
-            self.add(key, value, "must be text")
-        return str(value)
-
-    def count(self, tree: Mapping[str, Any], key: str, sources: dict[str, str], least: int) -> int:
-        value = self._figure(tree, key, key, sources)
-        if value is None:
-            return least
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            self.add(key, value, f"must be a whole number of at least {least}")
-            return least
-        return value
-
-    def bandwidth(self, tree: Mapping[str, Any], key: str, sources: dict[str, str]) -> Bandwidth:
-        names = [field.name for field in fields(Bandwidth)]
-        link = tree.get(key)
-        if not isinstance(link, dict):
-            if key in tree:
-                self.add(key, link, f"must hold {' and '.join(names)}")
-            return Bandwidth(1.0, 1.0)
-        self.compare_keys(f"{key}.", link, names)
-        return Bandwidth(*(self._rate(link, key, name, sources) for name in names))
-
-    def curve(self, tree: Mapping[str, Any], sources: dict[str, str]) -> tuple[tuple[float, float], ...]:
-        value = self._figure(tree, "loaded_latency", "loaded_latency", sources)
-        if value is None:
-            return ((0.0, 1.0),)
-        if not _is_rising_curve(value):
-            rule = "must be a list of [load 0..1, factor >= 1], both rising, that starts at [0, 1]"
-            self.add("loaded_latency", value, rule)
-            return ((0.0, 1.0),)
-        return tuple((float(load), float(factor)) for load, factor in value)
-
-    def _rate(self, link: Mapping[str, Any], key: str, name: str, sources: dict[str, str]) -> float:
-        value = self._figure(link, name, f"{key}.{name}", sources)
-        if value is None:
-            return 1.0
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            self.add(f"{key}.{name}", value, "must be a number above 0 (bytes per ns, which is GB/s)")
-            return 1.0
-        return float(value)
-
-    def _figure(self, tree: Mapping[str, Any], key: str, dotted: str, sources: dict[str, str]) -> Any:
-        figure = tree.get(key)
-        if not isinstance(figure, dict) or set(figure) != {"value", "source"} or not figure["source"]:
-            if key in tree:
-                self.add(
-                    dotted, figure, "must be {value: ..., source: ...}; where nobody published it, source: assumed"
-                )
-            return None
-        sources[dotted] = str(figure["source"])
-        return figure["value"]
-
-
-def _is_rising_curve(value: object) -> bool:
-    if not isinstance(value, list) or not value or not all(_is_point(point) for point in value):
-        return False
-    rising = all(a[0] < b[0] and a[1] <= b[1] for a, b in pairwise(value))
-    return rising and list(value[0]) == [0, 1] and value[-1][0] <= 1
-
-
-def _is_point(point: object) -> bool:
-    return isinstance(point, list) and len(point) == 2 and all(isinstance(number, int | float) for number in point)
+def _value(part: Any) -> Any:
+    """What a part of the file is in a Profile: a text, a number, a bandwidth or a curve."""
+    if isinstance(part, LinkFigures):
+        return Bandwidth(part.read_bytes_per_ns.value, part.write_bytes_per_ns.value)
+    if isinstance(part, Figure):
+        return tuple(map(tuple, part.value)) if isinstance(part.value, list) else part.value
+    return part

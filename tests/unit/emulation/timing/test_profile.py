@@ -3,7 +3,8 @@
 import pytest
 
 from emulation.errors import InputError
-from emulation.timing.profile import PROFILE_FOLDER, latency_factor, load_profile, parse_profile, profile_names
+from emulation.timing.profile import latency_factor, load_profile, parse_profile
+from emulation.timing.profile_folders import PROFILE_FOLDER, profile_names
 
 GOOD = (PROFILE_FOLDER / "cxl-switched-220.yaml").read_text()
 

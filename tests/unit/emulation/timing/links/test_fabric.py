@@ -7,7 +7,8 @@ import pytest
 
 from emulation.timing.links.fabric import Fabric
 from emulation.timing.path import Route, Transfer, default_path, make_path
-from emulation.timing.profile import Bandwidth, load_profile, profile_names
+from emulation.timing.profile import Bandwidth, load_profile
+from emulation.timing.profile_folders import profile_names
 
 ROWS = Transfer(2048, 2048 * 1152)
 
