@@ -9,31 +9,15 @@ What is fitted, and what it means:
 All other figures of these profiles are published or assumed; the file says which."""
 
 from collections.abc import Callable, Sequence
-from csv import DictReader
 from dataclasses import dataclass, replace
-from pathlib import Path as FilePath
-from statistics import median
 
+from emulation.calibration.fit import Values, pattern_search
+from emulation.calibration.readings import Point, readings
 from emulation.latency.modelled import entries_us, prefix_mean_s
 from emulation.timing.profile import Bandwidth, Profile, load_profile
 
-DATA_FOLDER = FilePath(__file__).parent / "data"
 FIG5_PROFILES = {"dram": "sac-gpu-dram", "cxl": "sac-gpu-cxl", "rdma": "sac-gpu-rdma"}
 FIG3_PROFILE = "sac-prefix-rdma"
-
-
-@dataclass(frozen=True)
-class Point:
-    """One reading beside the model's figure, in one unit."""
-
-    name: str
-    reading: float
-    model: float
-
-    @property
-    def error(self) -> float:
-        """(model - reading) / reading."""
-        return self.model / self.reading - 1
 
 
 @dataclass(frozen=True)
@@ -106,51 +90,25 @@ def fig3_points(profile: Profile) -> list[Point]:
 def fit_gpu_fetch() -> GpuFetchParameters:
     """Parameters with the least error at Fig 5's readings, from a fixed start: the same every time."""
     start = (7_000.0, 11_000.0, 50.0, 2_000.0, 6_000.0, 500.0)
-    return GpuFetchParameters(*_descend(lambda x: _badness(fig5_points(GpuFetchParameters(*x).profiles())), start))
+    return GpuFetchParameters(*_fitted(start, lambda x: fig5_points(GpuFetchParameters(*x).profiles())))
 
 
 def fit_prefix() -> PrefixParameters:
     """Parameters with the least error at Fig 3's readings, from a fixed start: the same every time."""
     start = (10_000_000.0, 10_000_000.0, 12.5)
-    return PrefixParameters(*_descend(lambda x: _badness(fig3_points(PrefixParameters(*x).profile())), start))
+    return PrefixParameters(*_fitted(start, lambda x: fig3_points(PrefixParameters(*x).profile())))
 
 
-def summary(points: Sequence[Point]) -> tuple[float, float]:
-    """Median and worst of the absolute relative errors."""
-    errors = [abs(point.error) for point in points]
-    return median(errors), max(errors)
+def stale_profiles(fitted: Sequence[Profile]) -> list[str]:
+    """Names of the profiles whose shipped files hold other figures than `fitted`."""
+    return [profile.name for profile in fitted if profile != load_profile(profile.name)]
 
 
-def readings(name: str) -> list[dict[str, str]]:
-    """Rows of one of the paper's CSV files, its comment lines left out."""
-    lines = (DATA_FOLDER / name).read_text().splitlines()
-    return list(DictReader(line for line in lines if not line.startswith("#")))
+def _fitted(start: Values, points: Callable[[Values], Sequence[Point]]) -> Values:
+    return pattern_search(lambda x: _badness(points(x)), start, step=0.2, least_step=1e-4, gain=1e-9, pairs=True)
 
 
 def _badness(points: Sequence[Point]) -> float:
     """Mean error with weight on the worst, which a plain mean would leave far out."""
     errors = [abs(point.error) for point in points]
     return sum(errors) / len(errors) + 0.25 * max(errors)
-
-
-def _descend(badness: Callable[[tuple[float, ...]], float], start: tuple[float, ...]) -> tuple[float, ...]:
-    """Pattern search: try each parameter, and each pair, a step up and down; halve the step when nothing helps."""
-    best, least, step = start, badness(start), 0.2
-    while step > 1e-4:
-        candidates = (_scaled(best, moves) for moves in _moves(len(start), step))
-        better = next((c for c in ((badness(x), x) for x in candidates) if c[0] < least - 1e-9), None)
-        if better is None:
-            step /= 2
-        else:
-            least, best = better
-    return best
-
-
-def _moves(count: int, step: float) -> list[dict[int, float]]:
-    single = [{i: sign * step} for i in range(count) for sign in (1, -1)]
-    pairs = [{**a, **b} for n, a in enumerate(single) for b in single[n + 1 :] if a.keys() != b.keys()]
-    return single + pairs
-
-
-def _scaled(values: tuple[float, ...], moves: dict[int, float]) -> tuple[float, ...]:
-    return tuple(value * (1 + moves.get(i, 0.0)) for i, value in enumerate(values))

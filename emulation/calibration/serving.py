@@ -13,18 +13,16 @@ links from the profiles. What each part of the data says:
   bound per entry (0.38 us, near Fig 5's 0.49) and per request, that slows compute by two thirds while it runs, gives
   TTFT, TBT and throughput at four contexts from three parameters; and, moved out and back in once, round 1 as well."""
 
-from collections.abc import Callable, Sequence
-from csv import DictReader
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from emulation.calibration.fetch import Point, summary
+from emulation.calibration.fit import pattern_search
+from emulation.calibration.readings import Point, readings, summary
 from emulation.serving.cluster import simulate
 from emulation.serving.spec import GB, ClusterSpec, EngineCosts, ModelShape
 from emulation.serving.workload import ClosedLoop
-from emulation.timing.misses import MissModel
+from emulation.timing.misses import FootprintLaw
 
-DATA_FOLDER = Path(__file__).parent / "data"
 NUM_PROMPTS, OUTPUT_LEN = 512, 1024
 CONCURRENCY = {1: 8, 2: 64}
 FIGURES = ("tokens_per_s", "tbt_ms", "ttft_s")
@@ -48,7 +46,7 @@ def fig4_points() -> list[Point]:
     points = []
     for row in readings("fig4_footprint.csv"):
         context_tokens, token_bytes = int(row["context_tokens"]), ModelShape().token_bytes
-        touched = MissModel.for_context(context_tokens).touched(OUTPUT_LEN)
+        touched = FootprintLaw.for_context(context_tokens).touched(OUTPUT_LEN)
         total_gb, active_gb = context_tokens * token_bytes / GB, touched * token_bytes / GB
         points.append(Point(f"{context_tokens} total_gb", float(row["total_gb"]), total_gb))
         points.append(Point(f"{context_tokens} active_gb", float(row["active_gb"]), active_gb))
@@ -98,14 +96,7 @@ def headline_points(fig10: Sequence[Point]) -> list[Point]:
 def fit_engine_costs() -> EngineCosts:
     """The parameters with the least error at Fig 9 and 10, from the shipped ones: first those that all tiers share, on DRAM
     and CXL, then those of the prefetch, on RDMA. About three minutes."""
-    costs = _descend(EngineCosts(), BASE_PARAMETERS, lambda fitted: _badness(fitted, ("dram", "cxl")))
-    return _descend(costs, PREFETCH_PARAMETERS, lambda fitted: _badness(fitted, ("rdma",)))
-
-
-def readings(name: str) -> list[dict[str, str]]:
-    """Rows of one of the paper's CSV files, its comment lines left out."""
-    lines = (DATA_FOLDER / name).read_text().splitlines()
-    return list(DictReader(line for line in lines if not line.startswith("#")))
+    return _fitted(_fitted(EngineCosts(), BASE_PARAMETERS, ("dram", "cxl")), PREFETCH_PARAMETERS, ("rdma",))
 
 
 def _badness(costs: EngineCosts, tiers: Sequence[str]) -> float:
@@ -115,15 +106,11 @@ def _badness(costs: EngineCosts, tiers: Sequence[str]) -> float:
     return means[0] + 0.5 * means[1] + 0.25 * summary(fig10)[1]
 
 
-def _descend(start: EngineCosts, names: Sequence[str], badness: Callable[[EngineCosts], float]) -> EngineCosts:
-    """Pattern search: each parameter a step up and down; a smaller step when nothing helps."""
-    best, least, step = start, badness(start), 0.04
-    while step > 0.004:
-        improved = False
-        for name in names:
-            for factor in (1 + step, 1 - step):
-                candidate = replace(best, **{name: getattr(best, name) * factor})
-                if (found := badness(candidate)) < least - 1e-6:
-                    best, least, improved = candidate, found, True
-        step = step if improved else step / 2
-    return best
+def _fitted(start: EngineCosts, names: Sequence[str], tiers: Sequence[str]) -> EngineCosts:
+    """`start` with the parameters of `names` at their least error at the figures of `tiers`."""
+
+    def costs(values: Sequence[float]) -> EngineCosts:
+        return replace(start, **dict(zip(names, values, strict=True)))
+
+    values = tuple(getattr(start, name) for name in names)
+    return costs(pattern_search(lambda x: _badness(costs(x), tiers), values, step=0.04, least_step=0.004, gain=1e-6))

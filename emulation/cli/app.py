@@ -7,7 +7,7 @@ from types import FrameType
 import typer
 
 from emulation.cli import bed_files as bedfile
-from emulation.cli import beds, latency, machine, numa, run, serve
+from emulation.cli import beds, calibrate, latency, machine, numa, run, serve
 from emulation.errors import CxlbedError, MachineError
 from guest.errors import GuestError
 from qemu_configs.errors import ConfigError
@@ -22,6 +22,7 @@ app.add_typer(machine.image_app, name="image")
 app.command()(run.run)
 app.command()(latency.latency)
 app.command()(serve.serve)
+app.command()(calibrate.calibrate)
 app.command()(beds.up)
 app.command()(beds.status)
 app.command("exec", context_settings={"ignore_unknown_options": True})(beds.execute)

@@ -201,7 +201,8 @@ def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | Non
 
 def _plot_entries(times: "list[EntryTime]", rows: Rows, plot: Path) -> None:
     """Lines by profile with their tiers' ranges, and the paper's readings where they are of the same rows."""
-    from emulation.calibration.fetch import FIG5_PROFILES, readings
+    from emulation.calibration.fetch import FIG5_PROFILES
+    from emulation.calibration.readings import readings
     from emulation.report.plots import Axes, Series, draw_lines
 
     series = []
@@ -219,7 +220,8 @@ def _plot_entries(times: "list[EntryTime]", rows: Rows, plot: Path) -> None:
 
 def _plot_prefixes(times: "list[PrefixTime]", plot: Path) -> None:
     """Lines by profile and context, and the paper's readings of its RDMA engine."""
-    from emulation.calibration.fetch import FIG3_PROFILE, readings
+    from emulation.calibration.fetch import FIG3_PROFILE
+    from emulation.calibration.readings import readings
     from emulation.report.plots import Axes, Series, draw_lines
 
     series = []

@@ -149,14 +149,14 @@ def _profiles(names: str | None) -> "tuple[Profile, ...]":
 
 def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[int, float]:
     """Misses a layer and step at each size of the hot buffer, measured on a recorded trace."""
-    from emulation.timing.misses import measure_trace
+    from emulation.timing.misses import MeasuredLaw
     from sac_runtime.traces.format import TraceReader
 
     if path is None:
         return {}
     if not path.is_file():
         raise InputError(f"serve: topk-trace={str(path)!r} is no file; name a recorded trace")
-    return {slots: measure_trace(TraceReader(path), slots) for slots in hot_buffers}
+    return {slots: MeasuredLaw.of_trace(TraceReader(path), slots).measured for slots in hot_buffers}
 
 
 def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:

@@ -12,7 +12,6 @@ from math import sqrt
 from emulation.serving.cluster import simulate
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import ClosedLoop
-from emulation.timing.misses import MissModel
 from emulation.timing.profile import GPU_READER, Bandwidth, Profile, load_profile
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -114,11 +113,9 @@ def compare(
 def break_even_steps(spec: ClusterSpec, context_tokens: int) -> int | None:
     """n*: the first decode step after which top-k fetches have moved more rows than the full prefix has.
     None where that takes more steps than the context has tokens, as with a buffer that holds it all."""
-    law = MissModel.for_context(context_tokens, spec.model.top_k, spec.overlap)
+    law = spec.miss_law(context_tokens)
 
     def moved(num_steps: int) -> float:
-        if spec.measured_misses is not None:
-            return spec.measured_misses * num_steps
         return law.total_misses(spec.hot_buffer, num_steps)
 
     if moved(context_tokens) <= context_tokens:

@@ -5,7 +5,6 @@ from functools import lru_cache
 
 from emulation.serving.routes import ClusterRoutes
 from emulation.serving.spec import ClusterSpec
-from emulation.timing.misses import MissModel
 from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
 
 
@@ -72,12 +71,8 @@ class CostModel:
         )
 
     def _missed_entries(self, prompt_len: int, num_steps: int) -> float:
-        """Misses a layer and step, on average over the output."""
-        spec = self.spec
-        if spec.measured_misses is not None and prompt_len > spec.hot_buffer:
-            return spec.measured_misses
-        model = MissModel.for_context(prompt_len, spec.model.top_k, spec.overlap)
-        return model.total_misses(spec.hot_buffer, num_steps) / num_steps
+        """Misses per layer and step, on average over the output."""
+        return self.spec.miss_law(prompt_len).total_misses(self.spec.hot_buffer, num_steps) / num_steps
 
     def prefill_speed(self, num_prefilling: int) -> float:
         """How much faster than with all GPUs at it `num_prefilling` of them prefill: idle ranks share the experts' work."""

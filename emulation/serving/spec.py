@@ -4,6 +4,7 @@ Knows sizes and settings, no time and no requests. Everything here is frozen."""
 from dataclasses import dataclass, field
 
 from emulation.errors import InputError
+from emulation.timing.misses import FootprintLaw, MeasuredLaw, MissLaw
 from emulation.timing.profile import Profile, load_profile
 from sac_runtime.rows.layout import INDEX_PAGE_BYTES, INDEX_PAGE_TOKENS, KvLayout
 
@@ -97,7 +98,7 @@ class ClusterSpec:
     num_devices: devices of the pool, shared by all servers. A request's KV is whole in the device of its GPU's rank
     (ranks map to devices round-robin [SAC]); `striped` spreads each request over all devices.
     overlap: share of the top-k kept from step to step; None: as the footprint of the context length has it.
-    measured_misses: misses a layer and step at `hot_buffer`, from a recorded trace, for every context above it; None: by law.
+    measured_misses: misses per layer and step at `hot_buffer`, from a recorded trace, for every context above it; None: by law.
     free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'."""
 
     tier: str
@@ -153,6 +154,13 @@ class ClusterSpec:
         """HBM that a request of `num_tokens`, output included, holds on its GPU."""
         rows = num_tokens if self.policy.home == "hbm" else min(num_tokens, self.hot_buffer)
         return num_tokens * self.model.index_bytes + rows * self.model.token_bytes
+
+    def miss_law(self, context_tokens: int) -> MissLaw:
+        """What says how many entries a request of `context_tokens` misses: what was measured where its context exceeds the hot
+        buffer, else the footprint's law."""
+        if self.measured_misses is not None and context_tokens > self.hot_buffer:
+            return MeasuredLaw(self.measured_misses)
+        return FootprintLaw.for_context(context_tokens, self.model.top_k, self.overlap)
 
     def home_bytes(self) -> int:
         """Capacity of all that the KV of the cluster can be kept in."""

@@ -1,30 +1,40 @@
-"""How many entries a hot buffer misses, in closed form; and the measurement on the runtime's own buffer that it is held to.
-Knows probabilities and the buffer's rule, no time and no bytes.
+"""Laws of hot-buffer misses: how many of the entries that a layer's top-k chooses are not in its buffer. Knows probabilities
+and the buffer's rule, no time and no bytes.
 
-Mechanism. The tokens touched in t steps follow a power law, touched(t) = k t^e (Heaps' law): it is k at t = 1 and, with
+One quantity, one interface (`MissLaw`), three instances. They answer from different evidence and disagree; each names itself
+and its source, and `cxlbed calibrate` shows them beside one another:
+
+    footprint   `cxlbed serve`, unless it is given a trace. Closed form, from the tokens that a request touches in 1K steps
+                (SAC, Fig 4). At 6144 slots and 16K, 32K, 64K, 128K of context: 22, 45, 79, 124 misses per layer and step.
+    reuse       the choices that `cxlbed run` and its table of relative latency replay (sac_runtime.traces.synthetic). From the
+                share of the top-k that consecutive steps have in common (35 to 50%, HiSparse) and the same footprint:
+                130, 136, 140, 146, mean of 61 layers.
+    measured    `cxlbed serve --topk-trace`: a recorded trace through the runtime's own buffer.
+
+They differ up to sixfold since the footprint alone asks for 70 to 80% of overlap: tokens that come back after a long time
+count once in a footprint, and each time in a buffer that has let them go meanwhile.
+
+Footprint. The tokens touched in t steps follow a power law, touched(t) = k t^e (Heaps' law): it is k at t = 1 and, with
 the exponent e of the context length, meets SAC's Fig 4 at t = 1024. An LRU buffer of B slots holds what the last t* steps
 touched, touched(t*) = B, and by Denning's working-set theorem misses what one more step would add to that:
 
-    misses a step = touched(t* + 1) - touched(t*),   t* = (B / k)^(1/e)
+    misses per step = touched(t* + 1) - touched(t*),   t* = (B / k)^(1/e)
 
-The step is finite: the slope e B / t* would be a quarter too high where the buffer is little larger than k.
-
-Fig 4 alone thus says what Fig 10 must show: 22, 45, 79 and 124 misses at 6144 slots and 16K to 128K of context. Fig 10's
-gap between CXL and DRAM, at the devices' shared bandwidth, needs 33, 50, 78 and 128. Consecutive steps then share
-2 - 2^e (70-80%) of their choice, more than the 35-50% reported for other models' middle layers: give `overlap` and sweep.
+The step is finite: the slope e B / t* would be a quarter too high where the buffer is little larger than k. Fig 10's gap
+between CXL and DRAM, at the devices' shared bandwidth, needs 33, 50, 78 and 128 misses. Consecutive steps then share
+2 - 2^e of their choice: give `overlap` and sweep.
 
 Until B tokens have been touched each one is a miss; a context no longer than B has no others."""
 
 import math
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-
-import numpy as np
+from functools import cached_property
+from typing import Protocol, Self
 
 from emulation.errors import InputError
-from sac_runtime.fetch.hot_buffer import HotBuffer
-from sac_runtime.rows.layout import FloatArray, IntArray
 from sac_runtime.traces.format import TraceReader
+from sac_runtime.traces.replay import PlanOnly, Replay
+from sac_runtime.traces.synthetic import LayerModel, SyntheticSpec
 
 FOOTPRINT_STEPS = 1024
 FOOTPRINT_AT_16K = 12_240  # tokens touched in 1K steps [SAC Fig 4: 0.86 GB of 70,272 B]
@@ -33,24 +43,41 @@ FOOTPRINT_EXPONENT = 0.398  # of the context length, fitted to SAC Fig 4's four 
 _NEVER_STEPS = 1e12
 
 
+class MissLaw(Protocol):
+    """Misses of one layer of one request, whose hot buffer has `buffer_slots` slots. name, source: which law, on what evidence."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+    def misses_per_step(self, buffer_slots: int) -> float:
+        """Misses per decode step once the buffer is full; 0 for a context that fits it."""
+
+    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+        """Misses of the first `num_steps` steps, from an empty buffer."""
+
+
 def footprint_tokens(context_tokens: int) -> float:
     """Tokens touched while 1024 tokens are produced at top_k 2048. Source: SAC Fig 4, within 5%."""
     return min(float(context_tokens), FOOTPRINT_AT_16K * math.pow(context_tokens / 16384, FOOTPRINT_EXPONENT))
 
 
 @dataclass(frozen=True)
-class MissModel:
-    """Misses of one layer of one request under the power law touched(t) = chosen x t^exponent."""
+class FootprintLaw:
+    """The power law touched(t) = chosen x t^exponent; see the module's head."""
 
     context_tokens: int
     top_k: int
     exponent: float
+    name: str = "footprint"
+    source: str = "tokens touched in 1K steps, SAC Fig 4"
 
     @classmethod
-    def for_context(cls, context_tokens: int, top_k: int = 2048, overlap: float | None = None) -> "MissModel":
-        """The model of a context length; `overlap` (0..1) of consecutive steps sets the exponent in place of Fig 4."""
+    def for_context(cls, context_tokens: int, top_k: int = 2048, overlap: float | None = None) -> "FootprintLaw":
+        """The law of a context length; `overlap` (0..1) of consecutive steps sets the exponent in place of Fig 4."""
         if overlap is not None:
-            return cls(context_tokens, top_k, math.log2(2 - overlap))
+            return cls(context_tokens, top_k, math.log2(2 - overlap), source=f"overlap of {overlap:g}, as given")
         touched = footprint_tokens(max(1, context_tokens)) / min(top_k, max(1, context_tokens))
         return cls(context_tokens, top_k, math.log(max(touched, 1.01)) / math.log(FOOTPRINT_STEPS))
 
@@ -69,13 +96,13 @@ class MissModel:
         return float(min(self.context_tokens, self.chosen * num_steps**self.exponent))
 
     def misses_per_step(self, buffer_slots: int) -> float:
-        """Misses a step once the buffer is full: what one more step adds to `touched` where it equals `buffer_slots`."""
+        """As MissLaw: what one more step adds to `touched` where it equals `buffer_slots`."""
         if self.context_tokens <= buffer_slots:
             return 0.0
         return buffer_slots * math.expm1(self.exponent * math.log1p(1 / self._filling_steps(buffer_slots)))
 
     def total_misses(self, buffer_slots: int, num_steps: int) -> float:
-        """Misses of the first `num_steps` steps, from an empty buffer."""
+        """As MissLaw."""
         if num_steps <= 0 or self.chosen <= 0:
             return 0.0
         filling = self._filling_steps(buffer_slots)
@@ -93,56 +120,72 @@ class MissModel:
         return math.exp(min(math.log(buffer_slots / self.chosen) / self.exponent, math.log(_NEVER_STEPS)))
 
 
-def power_law_steps(context_tokens: int, top_k: int, exponent: float, num_steps: int, seed: int) -> Iterator[IntArray]:
-    """Top-k choices (k,) int64 that touch top_k t^exponent tokens in t steps, step by step; same seed, same steps.
+@dataclass(frozen=True)
+class ReuseLaw:
+    """What LRU buffers miss of the synthetic choices of `spec`, mean over its layers, in closed form (`LayerModel`)."""
 
-    Token of rank r is chosen at a step with probability 1 - exp(-(C / r)^(1/e)), C = k / Gamma(1 - e): the measure whose
-    expected number of touched tokens is the power law. A fixed number is drawn by Pareto sampling (Rosen, 1997)."""
-    rng = np.random.default_rng(seed)
-    ranks = np.arange(1, context_tokens + 1) - 0.5
-    chosen = -np.expm1(-((top_k / math.gamma(1 - exponent) / ranks) ** (1 / exponent)))
-    odds_against = (1 - chosen) / np.maximum(chosen, 1e-300)
-    tokens = rng.permutation(context_tokens)
-    for _ in range(num_steps):
-        draw = rng.random(context_tokens)
-        keys = draw / (1 - draw) * odds_against
-        yield np.sort(tokens[np.argpartition(keys, top_k - 1)[:top_k]])
+    spec: SyntheticSpec
+    name: str = "reuse"
+    source: str = "overlap of consecutive steps, HiSparse; tokens touched in 1K steps, SAC Fig 4"
 
+    def misses_per_step(self, buffer_slots: int) -> float:
+        """As MissLaw, by Che's approximation."""
+        if self.spec.context_tokens <= buffer_slots:
+            return 0.0
+        return self._mean([layer.expected_misses(buffer_slots) for layer in self._layers])
 
-def measure_misses(steps: Iterable[IntArray], buffer_slots: int, top_k: int) -> IntArray:
-    """Misses of each step, (t,) int64, by the runtime's own HotBuffer, from an empty one."""
-    buffer = HotBuffer(buffer_slots, top_k)
-    return np.array([buffer.plan(step).misses for step in steps], dtype=np.int64)
+    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+        """As MissLaw: every token touched until the buffer is full, then the same number per step."""
+        if num_steps <= 0:
+            return 0.0
+        per_step, touched = self.misses_per_step(buffer_slots), self._touched(num_steps)
+        if not per_step or touched <= buffer_slots:
+            return touched
+        return buffer_slots + per_step * (num_steps - self._filling_steps(buffer_slots, num_steps))
 
+    def _filling_steps(self, buffer_slots: int, most: float) -> float:
+        least = 0.0
+        for _ in range(40):
+            middle = (least + most) / 2
+            least, most = (middle, most) if self._touched(middle) < buffer_slots else (least, middle)
+        return most
 
-def measure_trace(trace: TraceReader, buffer_slots: int, top_k: int = 2048) -> float:
-    """Misses a step of one layer, mean over a recorded trace's requests, layers and second half (buffers full), at a model's
-    `top_k`: a trace of another top-k scales slots and misses alike. Raises InputError for fewer than two steps."""
-    header, scale = trace.header, trace.header.top_k / top_k
-    shape = (header.num_requests, header.num_layers)
-    buffers = [[HotBuffer(max(header.top_k, round(buffer_slots * scale)), header.top_k) for _ in range(shape[1])]
-               for _ in range(shape[0])]  # fmt: skip
-    misses = [
-        sum(
-            buffers[request][layer].plan(tokens).misses
-            for request, layers in enumerate(step.topk)
-            for layer, tokens in enumerate(layers)
-        )
-        for step in trace
-    ]
-    if len(misses) < 2:
-        raise InputError(f"trace: {len(misses)} step(s); at least 2 are needed, as the first one misses everything")
-    later = misses[len(misses) // 2 :]
-    return sum(later) / len(later) / (shape[0] * shape[1]) / scale
+    def _touched(self, num_steps: float) -> float:
+        return min(self.spec.context_tokens, self._mean([layer.expected_touched(num_steps) for layer in self._layers]))
+
+    @cached_property
+    def _layers(self) -> list[LayerModel]:
+        return [self.spec.layer(layer) for layer in range(len(self.spec.overlaps))]
+
+    def _mean(self, by_layer: list[float]) -> float:
+        return sum(by_layer) / len(by_layer)
 
 
-def fit_exponent(steps: Iterable[IntArray]) -> float:
-    """The exponent of Heaps' law that best fits a recorded trace of one layer, by least squares on log touched.
-    Raises InputError for a trace of fewer than two steps."""
-    seen: set[int] = set()
-    touched = [len(seen := seen | set(step.tolist())) for step in steps]
-    if len(touched) < 2:
-        raise InputError(f"trace: {len(touched)} step(s); at least 2 are needed to fit how its footprint grows")
-    times: FloatArray = np.log(np.arange(1, len(touched) + 1))
-    growth = np.log(np.asarray(touched) / touched[0])
-    return float(times @ growth / (times @ times))
+@dataclass(frozen=True)
+class MeasuredLaw:
+    """Misses per layer and step that a recorded trace had in buffers of one size; the same for every buffer that is asked for."""
+
+    measured: float
+    name: str = "measured"
+    source: str = "a recorded trace through the runtime's hot buffer"
+
+    @classmethod
+    def of_trace(cls, trace: TraceReader, buffer_slots: int, top_k: int = 2048) -> Self:
+        """Mean over a trace's requests, layers and second half (buffers full), at a model's `top_k`: a trace of another
+        top-k scales slots and misses alike. Raises InputError for fewer than two steps."""
+        header, scale = trace.header, trace.header.top_k / top_k
+        capacity = max(header.top_k, round(buffer_slots * scale))
+        replay = Replay(header, [PlanOnly.of(header, capacity, number) for number in range(header.num_requests)])
+        misses = [sum(plan.misses for layers in replay.step(step).plans for plan in layers) for step in trace]
+        if len(misses) < 2:
+            raise InputError(f"trace: {len(misses)} step(s); at least 2 are needed, as the first one misses everything")
+        later = misses[len(misses) // 2 :]
+        return cls(sum(later) / len(later) / (header.num_requests * header.num_layers) / scale)
+
+    def misses_per_step(self, buffer_slots: int) -> float:
+        """As MissLaw."""
+        return self.measured
+
+    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+        """As MissLaw; the steps that fill the buffer count as any other."""
+        return self.measured * num_steps

@@ -105,7 +105,7 @@ class LayerModel:
         hits = p * p * (1 - self.turnover) * (1 - survival**longer) / (1 - survival)
         return float((p - hits).sum()) + 1
 
-    def expected_touched(self, num_steps: int) -> float:
+    def expected_touched(self, num_steps: float) -> float:
         """Tokens chosen at least once in `num_steps` steps, the recent and the new ones included."""
         from_start, from_arrivals = self._touched_places(num_steps)
         # Arrivals are drawn from a bounded urn: some were touched before and come back.

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from emulation.calibration.serving import fig4_points, headline_points, serving_points, summary
+from emulation.calibration.readings import summary
+from emulation.calibration.serving import fig4_points, headline_points, serving_points
 from emulation.serving.spec import EngineCosts
 
 

@@ -14,9 +14,9 @@ from emulation.serving.metrics import GapHistogram, Recorder, StepShares
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.sweep import Arrivals, SweepAxes, scenarios
 from emulation.serving.workload import Request
-from emulation.timing.misses import power_law_steps
 from emulation.timing.profile import load_profile
 from sac_runtime.traces.format import TraceHeader, TraceStep, write_trace
+from tests.support.power_law import power_law_steps
 
 EXCERPT = Path(__file__).parents[1] / "serving" / "mooncake_excerpt.jsonl"
 ASKED_FIELDS = {

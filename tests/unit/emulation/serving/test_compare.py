@@ -5,7 +5,7 @@ import pytest
 from emulation.report.serving import comparison_record, verdict
 from emulation.serving.compare import Setting, break_even_steps, compare, pool_profile
 from emulation.serving.spec import ClusterSpec
-from emulation.timing.misses import MissModel
+from emulation.timing.misses import FootprintLaw
 from emulation.timing.profile import load_profile
 
 SETTING = Setting(ClusterSpec("cxl"), 131072)
@@ -23,7 +23,7 @@ def test_hbm_only_wins_before_the_crossover_and_cxl_from_there_on(comparison):
 
 
 def test_break_even_is_the_first_step_past_a_full_prefix():
-    steps, misses = break_even_steps(ClusterSpec("cxl"), 131072), MissModel.for_context(131072)
+    steps, misses = break_even_steps(ClusterSpec("cxl"), 131072), FootprintLaw.for_context(131072)
     assert misses.total_misses(6144, steps) > 131072 >= misses.total_misses(6144, steps - 1)
     assert steps == pytest.approx(131072 / misses.misses_per_step(6144), rel=0.05)
 

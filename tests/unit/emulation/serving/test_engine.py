@@ -15,7 +15,7 @@ from emulation.serving.lockstep import Lockstep
 from emulation.serving.routes import ClusterRoutes
 from emulation.serving.spec import TIERS, ClusterSpec, EngineCosts, ModelShape, ServerSpec
 from emulation.serving.workload import ClosedLoop, OpenLoop, Request
-from emulation.timing.misses import MissModel
+from emulation.timing.misses import FootprintLaw
 
 COSTS = EngineCosts()
 MODEL = ModelShape()
@@ -55,7 +55,7 @@ def test_one_request_on_an_idle_server_takes_its_closed_form():
     context = 32768 + 256
     compute_ns = COSTS.step_base_ns + COSTS.step_request_ns
     compute_ns += (COSTS.step_context_token_ns + COSTS.step_longest_token_ns) * context
-    entries = MissModel.for_context(32768).total_misses(6144, 511) / 511
+    entries = FootprintLaw.for_context(32768).total_misses(6144, 511) / 511
     fetch_ns = 61 * ClusterRoutes(spec).fetch_ns(entries, 0.0, 0.0)
     assert done["mean_tpot_ms"] * 1e6 == pytest.approx(compute_ns + fetch_ns)
 

@@ -1,0 +1,66 @@
+"""`cxlbed calibrate`: every model beside the published figures that it is held to."""
+
+from typing import Annotated
+
+import typer
+
+from emulation.calibration.fetch import (
+    FIG3_PROFILE,
+    FIG5_PROFILES,
+    fig3_points,
+    fig5_points,
+    fit_gpu_fetch,
+    fit_prefix,
+    stale_profiles,
+)
+from emulation.calibration.serving import fig4_points, fit_engine_costs, headline_points, serving_points
+from emulation.cli.progress import progress
+from emulation.latency.modelled import FIG3_CONTEXTS
+from emulation.report.calibration import laws_table, points_table
+from emulation.report.tables import print_table
+from emulation.serving.spec import ClusterSpec, EngineCosts
+from emulation.timing.misses import FootprintLaw, ReuseLaw
+from emulation.timing.profile import load_profile
+from sac_runtime.traces.synthetic import SyntheticSpec
+
+FitOption = Annotated[
+    bool, typer.Option("--fit", help="Fit the free parameters first (minutes); ends with 1 where files hold others.")
+]
+
+
+def calibrate(fit: FitOption = False) -> None:
+    """Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: cell by cell, with the error of each,
+    and the laws of hot-buffer misses beside one another."""
+    costs, stale = _fitted() if fit else (EngineCosts(), [])
+    profiles = {tier: load_profile(name) for tier, name in FIG5_PROFILES.items()}
+    fig10 = serving_points(2, costs)
+    for title, points in (
+        ("SAC Fig 3: whole prefixes, mean s", fig3_points(load_profile(FIG3_PROFILE))),
+        ("SAC Fig 4: footprint, GB", fig4_points()),
+        ("SAC Fig 5: n random entries, us", fig5_points(profiles)),
+        ("SAC Fig 9: round 1, concurrency 8", serving_points(1, costs)),
+        ("SAC Fig 10: round 2, concurrency 64", fig10),
+        ("SAC's headline ratios", headline_points(fig10)),
+    ):
+        print_table(points_table(title, points))
+    laws = {
+        context: (FootprintLaw.for_context(context), ReuseLaw(SyntheticSpec.published(context)))
+        for context in FIG3_CONTEXTS
+    }
+    print_table(laws_table(laws, ClusterSpec("cxl").hot_buffer))
+    if stale:
+        raise typer.Exit(1)
+
+
+def _fitted() -> tuple[EngineCosts, list[str]]:
+    """The serving model's costs and the names of the profiles whose files hold other figures than the fit."""
+    with progress() as say:
+        say("fitting the fetch of entries and of prefixes (Fig 5, Fig 3)")
+        gpu_fetch, prefix = fit_gpu_fetch(), fit_prefix()
+        say("fitting the serving model (Fig 9, Fig 10)")
+        costs = fit_engine_costs()
+    stale = stale_profiles([*gpu_fetch.profiles().values(), prefix.profile()])
+    for words in (gpu_fetch, prefix, costs):
+        typer.echo(words)
+    typer.echo(f"profiles to update: {', '.join(stale)}" if stale else "profile files hold the fit")
+    return costs, stale
