@@ -10,8 +10,8 @@ from emulation.cli.output import JsonOption, write_json
 from emulation.errors import InputError
 
 if TYPE_CHECKING:
-    from emulation.numa.nodes import Node
     from emulation.numa.survey import Survey
+    from guest.agent.numa_nodes import Node
 
 LocalOption = Annotated[
     int | None, typer.Option("--local", help="Node whose CPUs read; without it, the first with CPUs.")
@@ -39,13 +39,13 @@ def numa(
     """Bind a pool to a remote NUMA node, prove it, measure it, compare with a profile. Ends with 3 on one node."""
     size_bytes = _size_bytes(size)
     if bed is not None:
-        _show_testimony(_inside(bed, size_bytes), json)
+        _show_placement(_inside(bed, size_bytes), json)
         return
     from emulation.cli.progress import progress
     from emulation.numa.measure import Effort
-    from emulation.numa.nodes import choose_pair, find_nodes
     from emulation.numa.survey import survey
     from emulation.timing.profile import load_profile
+    from guest.agent.numa_nodes import choose_pair, find_nodes
 
     wanted, nodes = load_profile(profile), find_nodes()
     _show_nodes(nodes, quiet=str(json) == "-")
@@ -81,11 +81,11 @@ def _busy_words() -> str:
 
 def _inside(bed_name: str, size_bytes: int) -> dict[str, Any]:
     from emulation.machines import bed
-    from emulation.numa.in_guest import hear_witness
+    from emulation.numa.survey import placement_in_guest
 
     running = bed.find(bed_name)
     with running.session(running.record.hosts[0].name) as session:
-        return hear_witness(session, size_bytes)
+        return placement_in_guest(session, size_bytes)
 
 
 def _show_nodes(nodes: "list[Node]", quiet: bool) -> None:
@@ -153,16 +153,16 @@ def _as_json(found: "Survey") -> dict[str, Any]:
     }
 
 
-def _show_testimony(testimony: dict[str, Any], json: "JsonOption") -> None:
-    write_json(json, testimony)
+def _show_placement(report: dict[str, Any], json: "JsonOption") -> None:
+    write_json(json, report)
     if str(json) == "-":
         return
-    placement = testimony["placement"]
-    for node in testimony["nodes"]:
+    placement = report["placement"]
+    for node in report["nodes"]:
         typer.echo(
             f"node {node['number']}: {len(node['cpus'])} CPUs, {node['memory_bytes'] >> 20} MiB, HMAT {node['access']}"
         )
     typer.echo(
-        f"proved in the guest ({testimony['label']}, no time claimed): pool on node {testimony['remote']}, reader on node "
-        f"{testimony['local']}; move_pages sees {placement['pages_moved']}, numa_maps {placement['pages_mapped']}"
+        f"proved in the guest ({report['label']}, no time claimed): pool on node {report['remote']}, reader on node "
+        f"{report['local']}; move_pages sees {placement['pages_moved']}, numa_maps {placement['pages_mapped']}"
     )

@@ -13,8 +13,8 @@ import numpy as np
 
 from emulation.conformance.oracle import SOFTMAX_SCALE
 from emulation.conformance.truth import Context, JobShape
+from guest.agent.worker import Job, digests
 from sac_runtime.rows.layout import ByteArray, FloatArray
-from sac_runtime.worker import Job, digests
 
 
 @dataclass(frozen=True)

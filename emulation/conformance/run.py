@@ -14,8 +14,8 @@ from emulation.conformance.result import Result, check
 from emulation.conformance.truth import Context, JobShape, require_trace
 from emulation.errors import InputError, MachineError
 from emulation.machines.bed import Bed, Say, side_by_side
+from guest.agent.worker import split_replies
 from qemu_configs.topology import Topology
-from sac_runtime.worker import split_replies
 
 
 def places(bed: Bed) -> list[SharedMemory]:
@@ -138,6 +138,6 @@ def _work(
     """Have a worker on `host` do `tasks`; returns its replies."""
     with bed.session(host) as session:
         outcome = session.python(
-            "sac_runtime.worker", [json.dumps(tasks)], request, heard=heard, name=f"worker on {host}"
+            "guest.agent.worker", [json.dumps(tasks)], request, heard=heard, name=f"worker on {host}"
         )
     return split_replies(outcome.stdout)

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from emulation.conformance.oracle import LATENT, ROPE, decode, dense_masked_attention
 from emulation.errors import InputError
-from sac_runtime.guards import POISON_BYTE
+from guest.agent.guards import POISON_BYTE
+from guest.agent.worker import LAYOUTS
 from sac_runtime.rows.layout import ByteArray, FloatArray, IntArray, KvLayout
 from sac_runtime.rows.quantise import pack_rows
 from sac_runtime.traces import synthetic
 from sac_runtime.traces.format import TraceReader, TraceStep
-from sac_runtime.worker import LAYOUTS
 
 
 @dataclass(frozen=True)

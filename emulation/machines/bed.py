@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import guest
+import guest.agent
 import sac_runtime
 from emulation.errors import InputError, MachineError
 from emulation.machines import kvm as accelerator
@@ -29,7 +31,7 @@ from guest.image.initramfs import write_initrd
 from guest.inventory import Inventory
 from guest.keys import guest_files, make_key
 from guest.provision import provision
-from guest.session import Session
+from guest.session import PYTHON_PATH, Session
 from qemu_configs import picture, render
 from qemu_configs.topology import Host, Topology
 from sac_runtime.native import LIBRARY
@@ -39,7 +41,6 @@ EMULATOR = "qemu-system-x86_64"
 PORT_TRIES = 3
 LOCK_DEADLINE_S = 300.0
 END_DEADLINE_S = 10.0
-RUNTIME_FOLDER = "/opt/cxlbed/sac_runtime"
 
 
 @dataclass(frozen=True)
@@ -312,9 +313,7 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
     """Write the host's initramfs (image plus what only this bed has) and its domain XML; returns the XML's path."""
     host_key = make_key()
     files: dict[str, bytes | Path] = dict(guest_files(host.name, folder.public_key.read_bytes(), host_key))
-    files[RUNTIME_FOLDER] = Path(sac_runtime.__file__).parent
-    files[f"{RUNTIME_FOLDER}/native/{LIBRARY.in_package.name}"] = LIBRARY.path()  # the guest has no compiler
-    write_initrd(guest_image.initrd, files, folder.initrd(host.name))
+    write_initrd(guest_image.initrd, files | carried(), folder.initrd(host.name))
     folder.know_host(host.ssh_port, host_key.public)
     launch = render.HostLaunch(
         domain_name=host.domain,
@@ -333,6 +332,18 @@ def _write_host(folder: BedFolder, record: BedRecord, bed: Topology, guest_image
     )
     folder.xml(host.name).write_text(render.domain_xml(bed, bed.host(host.name), launch))
     return folder.xml(host.name)
+
+
+def carried() -> dict[str, Path]:
+    """What every guest has on its Python path: the agent, the runtime that it drives by default, and its native library, as
+    the guest has no compiler. Raises SacError where that cannot be built here."""
+    runtime = f"{PYTHON_PATH}/sac_runtime"
+    return {
+        f"{PYTHON_PATH}/guest/__init__.py": Path(guest.__file__),
+        f"{PYTHON_PATH}/guest/agent": Path(guest.agent.__file__).parent,
+        runtime: Path(sac_runtime.__file__).parent,
+        f"{runtime}/native/{LIBRARY.in_package.name}": LIBRARY.path(),
+    }
 
 
 def _run_as(folder: BedFolder, uri: str) -> str | None:

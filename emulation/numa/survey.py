@@ -1,13 +1,19 @@
-"""The remote-NUMA host, all of it: bind, prove, measure, set beside a profile, top up. Prints nothing."""
+"""The remote-NUMA host, all of it: bind, prove, measure, set beside a profile, top up; in a guest the placement alone.
 
+Prints nothing. Knows a Session, no bed and no libvirt.
+"""
+
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from emulation.numa.compare import Beside, Record, TopUp, beside_profile, records, top_up
 from emulation.numa.measure import Effort, Figures, measure, refuse_emulated_cpu
-from emulation.numa.nodes import Pair
-from emulation.numa.placement import Proof, prove, require_placed, store_on, threads_on
 from emulation.timing.profile import Profile
+from guest.agent.numa_nodes import Pair
+from guest.agent.numa_placement import Proof, prove, require_placed, store_on, threads_on
+from guest.session import Session
 from sac_runtime.rows.layout import PAGE_BYTES
 
 
@@ -28,7 +34,7 @@ class Survey:
 
 
 def survey(pair: Pair, size_bytes: int, profile: Profile, effort: Effort, progress: Callable[[str], None]) -> Survey:
-    """Do it all. Raises MachineError on an emulated CPU, CxlbedError where pages or threads are misplaced."""
+    """Do it all. Raises MachineError on an emulated CPU, PlacementError where pages or threads are misplaced."""
     refuse_emulated_cpu()
     with threads_on(pair.local) as cpus:
         progress(f"node {pair.local.number}: measure")
@@ -41,3 +47,10 @@ def survey(pair: Pair, size_bytes: int, profile: Profile, effort: Effort, progre
             remote_figures = measure(store, cpus, effort)
             topped_up = top_up(store, remote_figures.latency_ns, profile, effort)
     return Survey(pair, proof, local_figures, remote_figures, beside_profile(remote_figures, profile), topped_up)
+
+
+def placement_in_guest(session: Session, size_bytes: int) -> dict[str, Any]:
+    """What `guest.agent.numa_report` reports in the guest. Raises CommandError, with its stderr, where pages or threads are
+    misplaced."""
+    report: dict[str, Any] = json.loads(session.python("guest.agent.numa_report", [str(size_bytes)]).stdout)
+    return report

@@ -13,16 +13,16 @@ from emulation.conformance.exchange import BitFlip, Exchange, SharedMemory
 from emulation.conformance.result import check
 from emulation.conformance.truth import Context, JobShape
 from emulation.errors import InputError
+from guest.agent.worker import split_replies
 from sac_runtime.traces.format import write_trace
 from sac_runtime.traces.synthetic import SyntheticSpec, generate
-from sac_runtime.worker import split_replies
 
 SHAPE = JobShape(context_tokens=2000, num_layers=3, num_heads=2, top_k=128, num_steps=3, hot_buffer=140, seed=7)
 
 
 def work(tasks, pieces, check=True):
     ended = subprocess.run(
-        [sys.executable, "-m", "sac_runtime.worker", json.dumps(tasks)], input=b"".join(pieces), capture_output=True
+        [sys.executable, "-m", "guest.agent.worker", json.dumps(tasks)], input=b"".join(pieces), capture_output=True
     )
     if check:
         assert ended.returncode == 0, ended.stderr.decode()

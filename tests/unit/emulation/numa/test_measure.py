@@ -13,11 +13,11 @@ from emulation.errors import MachineError
 from emulation.latency.chase import write_chain
 from emulation.numa.compare import beside_profile, top_up
 from emulation.numa.measure import Effort, Figures, LoadPoint, Streams, chase_ns, measure, refuse_emulated_cpu
-from emulation.numa.nodes import Pair, find_nodes
-from emulation.numa.placement import LINE
 from emulation.numa.survey import survey
 from emulation.timing import native
 from emulation.timing.profile import load_profile
+from guest.agent.numa_nodes import Pair, find_nodes
+from guest.agent.numa_placement import LINE
 from sac_runtime.label import Label
 from sac_runtime.memory.mapped import MappedStore
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
+from guest.agent.guards import layers_with_wrong_canary, poison_all_but, poison_rows, write_canaries
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
 from sac_runtime.fetch.attention import dense_masked_reference, softmax_scale
 from sac_runtime.fetch.request import FetchConfig, RequestKv, Residency, breakeven_steps, layer_counters
 from sac_runtime.fetch.step import LayerQuery, step
-from sac_runtime.guards import layers_with_wrong_canary, poison_all_but, poison_rows, write_canaries
 from sac_runtime.memory.backing import Backing
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.store import SlotReader

@@ -1,14 +1,13 @@
 """The NUMA nodes of a machine as sysfs shows them: CPUs, memory, distances, HMAT. Knows sysfs's files, binds nothing.
 
-The root folder is a parameter, so that a tree recorded elsewhere reads the same. Nothing here but the standard library and
-the tree of errors, so that it runs in a guest as well.
+The root folder is a parameter, so that a tree recorded elsewhere reads the same.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulation.errors import InputError, MachineError
+from guest.agent.errors import HostError, RequestError
 
 SYSFS_NODES = Path("/sys/devices/system/node")
 
@@ -48,10 +47,10 @@ class Pair:
 
 
 def find_nodes(root: Path = SYSFS_NODES) -> list[Node]:
-    """All online nodes, by number. Raises MachineError where the kernel shows none."""
+    """All online nodes, by number. Raises HostError where the kernel shows none."""
     folders = {int(path.name[4:]): path for path in root.glob("node[0-9]*")}
     if not folders:
-        raise MachineError(f"numa: {root} shows no node; this needs a Linux kernel with NUMA (CONFIG_NUMA)")
+        raise HostError(f"NUMA nodes: {root} shows no node; this needs a Linux kernel with NUMA (CONFIG_NUMA)")
     numbers = sorted(folders)
     return [_node(number, folders[number], numbers) for number in numbers]
 
@@ -59,12 +58,12 @@ def find_nodes(root: Path = SYSFS_NODES) -> list[Node]:
 def choose_pair(nodes: list[Node], local: int | None = None, remote: int | None = None) -> Pair:
     """The nodes to measure between: those named, else the first with CPUs and the memory farthest from it.
 
-    Raises MachineError where there is one node (or none with CPUs, or none with memory beside it), InputError where a
+    Raises HostError where there is one node (or none with CPUs, or none with memory beside it), RequestError where a
     named node does not fit."""
     if len(nodes) < 2:
-        raise MachineError(
-            f"numa: this machine has one NUMA node ({_in_words(nodes[0])}), so it has no remote memory to measure; "
-            "take a two-socket host, or see the plumbing in a guest: cxlbed up remote-numa"
+        raise HostError(
+            f"machine: has one NUMA node ({_in_words(nodes[0])}), so it has no remote memory to measure; "
+            "take a two-socket host, or for the plumbing a guest of the stock topology remote-numa"
         )
     with_cpus = [node for node in nodes if node.cpus]
     reader = _choose("local", local, with_cpus, "has no CPUs", with_cpus[:1])
@@ -106,9 +105,9 @@ def _choose(role: str, number: int | None, fitting: list[Node], misfit: str, def
     if chosen:
         return chosen[0]
     if number is None:
-        raise MachineError(f"numa: no node can be the {role} one: each {misfit}")
+        raise HostError(f"NUMA nodes: none can be the {role} one: each {misfit}")
     known = ", ".join(str(node.number) for node in fitting) or "none"
-    raise InputError(f"numa: {role}={number} {misfit}, or there is no such node (fitting: {known})")
+    raise RequestError(f"NUMA nodes: {role}={number} {misfit}, or there is no such node (fitting: {known})")
 
 
 def _in_words(node: Node) -> str:

@@ -1,6 +1,6 @@
 """One host's part in a job that spans hosts, as a command: write a context's KV into a pool, or decode from it.
 
-    python -m sac_runtime.worker TASKS < requests > replies
+    python -m guest.agent.worker TASKS < requests > replies
 
 TASKS is a JSON list of `{"role": "populate" | "corrupt" | "fetch", "job": {fields of Job}}`, done one after another; tasks on one
 store share its mapping. The same command runs in a guest on emulated CXL and on a host with a real device. It gets and gives back
@@ -26,11 +26,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from guest.agent.guards import layers_with_wrong_canary, write_canaries
 from sac_runtime.errors import GeometryError, SacError, StoreError
 from sac_runtime.fetch.hot_buffer import Plan
 from sac_runtime.fetch.request import FetchConfig, RequestKv
 from sac_runtime.fetch.step import LayerQuery, step
-from sac_runtime.guards import layers_with_wrong_canary, write_canaries
 from sac_runtime.memory.backing import Backing
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.store import KvStore

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from emulation.errors import InputError, MachineError
-from emulation.numa.nodes import Access, choose_pair, find_nodes, parse_cpu_list
+from guest.agent.errors import HostError, RequestError
+from guest.agent.numa_nodes import Access, choose_pair, find_nodes, parse_cpu_list
 
 
 def test_a_guests_nodes_are_read_with_cpus_memory_distances_and_hmat(sysfs):
@@ -30,7 +30,7 @@ def test_nodes_whose_numbers_have_a_gap_keep_their_own_distances(sysfs):
 
 
 def test_a_kernel_without_numa_is_refused_with_status_3(tmp_path):
-    with pytest.raises(MachineError, match="shows no node") as refused:
+    with pytest.raises(HostError, match="shows no node") as refused:
         find_nodes(tmp_path)
     assert refused.value.exit_status == 3
 
@@ -51,11 +51,11 @@ def test_of_several_remote_nodes_the_farthest_is_chosen(sysfs):
 def test_one_node_is_refused_with_status_3_and_no_figure(sysfs):
     root = sysfs(("10 20", "10"))
     shutil.rmtree(root / "node1")
-    with pytest.raises(MachineError) as refused:
+    with pytest.raises(HostError) as refused:
         choose_pair(find_nodes(root))
     assert str(refused.value) == (
-        "numa: this machine has one NUMA node (node 0: 2 CPUs, 0.9 GiB), so it has no remote memory to measure; "
-        "take a two-socket host, or see the plumbing in a guest: cxlbed up remote-numa"
+        "machine: has one NUMA node (node 0: 2 CPUs, 0.9 GiB), so it has no remote memory to measure; "
+        "take a two-socket host, or for the plumbing a guest of the stock topology remote-numa"
     )
 
 
@@ -68,7 +68,7 @@ def test_one_node_is_refused_with_status_3_and_no_figure(sysfs):
     ],
 )
 def test_a_named_node_that_does_not_fit_is_refused_with_those_that_do(sysfs, chosen, problem):
-    with pytest.raises(InputError, match=problem):
+    with pytest.raises(RequestError, match=problem):
         choose_pair(find_nodes(sysfs()), **chosen)
 
 

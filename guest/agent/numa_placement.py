@@ -1,7 +1,7 @@
 """Puts a pool on one NUMA node and its reader's threads on another, and proves that both are there.
 
-Knows the scheduler's and the kernel's words on placement; no time and no profile. Two witnesses are heard on the memory:
-move_pages, page by page, and the mapping's line in numa_maps. Needs sac_runtime and numpy alone, so it runs in a guest.
+Knows what the scheduler and the kernel tell about placement; no time and no profile. The memory is asked about in two ways:
+by move_pages, page by page, and by the mapping's line in numa_maps.
 """
 
 import os
@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from emulation.errors import CxlbedError, MachineError
-from emulation.numa.nodes import Node, Pair
+from guest.agent.errors import HostError, PlacementError
+from guest.agent.numa_nodes import Node, Pair
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.rows.layout import PAGE_BYTES, KvLayout
 
@@ -34,27 +34,27 @@ class Proof:
 
     def problems(self, pair: Pair, num_pages: int) -> list[str]:
         """What speaks against the placement; [] if all pages are remote and all CPUs local."""
-        wanted = {pair.remote.number: num_pages}
-        found = []
+        expected = {pair.remote.number: num_pages}
+        problems = []
         if self.policy != f"bind:{pair.remote.number}":
-            found.append(f"numa: policy={self.policy} is not bind:{pair.remote.number}")
-        for witness, pages in (("move_pages", self.pages_moved), ("numa_maps", self.pages_mapped)):
-            if pages != wanted:
-                found.append(f"numa: {witness} sees pages {_by_node(pages)}, not {_by_node(wanted)}")
+            problems.append(f"placement: policy={self.policy} is not bind:{pair.remote.number}")
+        for source, pages in (("move_pages", self.pages_moved), ("numa_maps", self.pages_mapped)):
+            if pages != expected:
+                problems.append(f"placement: {source} sees pages {_by_node(pages)}, not {_by_node(expected)}")
         if strays := sorted(set(self.reader_cpus) - set(pair.local.cpus)):
-            found.append(f"numa: the reader may run on CPUs {strays}, which are not node {pair.local.number}'s")
-        return found
+            problems.append(f"placement: the reader may run on CPUs {strays}, which are not node {pair.local.number}'s")
+        return problems
 
 
 @contextmanager
 def threads_on(node: Node) -> Iterator[tuple[int, ...]]:
     """Keep the calling thread, and those that it starts, on a node's CPUs; gives the CPUs that it got.
 
-    Raises MachineError where this process may use none of them."""
+    Raises HostError where this process may use none of them."""
     before = os.sched_getaffinity(0)
     usable = before & set(node.cpus)
     if not usable:
-        raise MachineError(f"numa: this process may use CPUs {sorted(before)}, none of node {node.number}'s")
+        raise HostError(f"threads: this process may use CPUs {sorted(before)}, none of node {node.number}'s")
     os.sched_setaffinity(0, usable)
     try:
         yield tuple(sorted(usable))
@@ -63,11 +63,11 @@ def threads_on(node: Node) -> Iterator[tuple[int, ...]]:
 
 
 def store_on(node: Node, size_bytes: int) -> MappedStore:
-    """Memory bound to a node, each page touched, so that it lies somewhere. Raises MachineError without room for it."""
+    """Memory bound to a node, each page touched, so that it lies somewhere. Raises HostError without room for it."""
     if size_bytes > node.free_bytes:
-        raise MachineError(
-            f"numa: size_bytes={size_bytes} does not fit node {node.number}, which has {node.free_bytes} free "
-            "(ask for less with --size)"
+        raise HostError(
+            f"pool: size_bytes={size_bytes} does not fit node {node.number}, which has {node.free_bytes} bytes free;"
+            " ask for less"
         )
     store = MappedStore.numa(node.number, LINE, num_rows=size_bytes // LINE.stride_bytes)
     zeros = np.zeros(_TOUCH_BYTES, np.uint8)
@@ -77,27 +77,29 @@ def store_on(node: Node, size_bytes: int) -> MappedStore:
 
 
 def prove(store: MappedStore, numa_maps: Path = NUMA_MAPS) -> Proof:
-    """Ask both witnesses where a store's pages lie, and the scheduler where the calling thread may run."""
+    """Ask move_pages and numa_maps where a store's pages lie, and the scheduler where the calling thread may run."""
     policy, pages = parse_numa_maps(numa_maps.read_text(), store.address)
     num_pages = store.size_bytes // PAGE_BYTES
     return Proof(policy, store.pages_by_node(samples=num_pages), pages, tuple(sorted(os.sched_getaffinity(0))))
 
 
 def require_placed(proof: Proof, pair: Pair, num_pages: int) -> None:
-    """Raises CxlbedError with all that speaks against the placement."""
+    """Raises PlacementError with all that speaks against the placement."""
     if problems := proof.problems(pair, num_pages):
-        raise CxlbedError("\n".join(problems))
+        raise PlacementError("\n".join(problems))
 
 
 def parse_numa_maps(text: str, address: int) -> tuple[str, dict[int, int]]:
-    """Policy and 4 KiB pages by node of the mapping that starts at `address`. Raises CxlbedError if no line does."""
+    """Policy and 4 KiB pages by node of the mapping that starts at `address`. Raises PlacementError if no line does."""
     for line in text.splitlines():
         start, policy, *_ = line.split()
         if int(start, 16) == address:
             page_kib = re.search(r" kernelpagesize_kB=(\d+)", line)  # absent where no page was ever touched
             small_pages = int(page_kib[1]) // 4 if page_kib else 0
             return policy, {int(node): int(count) * small_pages for node, count in re.findall(r" N(\d+)=(\d+)", line)}
-    raise CxlbedError(f"numa: numa_maps has no mapping at {address:#x}; it may have been merged with a neighbour")
+    raise PlacementError(
+        f"placement: numa_maps has no mapping at {address:#x}; it may have been merged with a neighbour"
+    )
 
 
 def _by_node(pages: dict[int, int]) -> str:

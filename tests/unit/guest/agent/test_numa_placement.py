@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from emulation.errors import CxlbedError, MachineError
-from emulation.numa.nodes import Pair, choose_pair, find_nodes
-from emulation.numa.placement import Proof, parse_numa_maps, prove, require_placed, store_on, threads_on
+from guest.agent.errors import HostError, PlacementError
+from guest.agent.numa_nodes import Pair, choose_pair, find_nodes
+from guest.agent.numa_placement import Proof, parse_numa_maps, prove, require_placed, store_on, threads_on
 
 RECORDED = (Path(__file__).parent / "recorded" / "numa_maps.txt").read_text()
 BOUND_AT = 0x7F32FE000000
@@ -41,7 +41,7 @@ def test_a_mapping_without_pages_has_none():
 
 
 def test_an_unknown_mapping_is_an_error_not_an_empty_proof():
-    with pytest.raises(CxlbedError, match="no mapping at 0x1000"):
+    with pytest.raises(PlacementError, match="no mapping at 0x1000"):
         parse_numa_maps(RECORDED, 0x1000)
 
 
@@ -53,15 +53,18 @@ def test_a_right_placement_leaves_nothing_to_say(pair):
 @pytest.mark.parametrize(
     ("broken", "problem"),
     [
-        ({"policy": "default"}, "numa: policy=default is not bind:1"),
-        ({"pages_moved": {0: 1, 1: 511}}, "numa: move_pages sees pages 1 on node 0, 511 on node 1, not 512 on node 1"),
-        ({"pages_mapped": {1: 511}}, "numa: numa_maps sees pages 511 on node 1, not 512 on node 1"),
-        ({"pages_moved": {}}, "numa: move_pages sees pages on no node, not 512 on node 1"),
-        ({"reader_cpus": (1, 2)}, "numa: the reader may run on CPUs [2], which are not node 0's"),
+        ({"policy": "default"}, "placement: policy=default is not bind:1"),
+        (
+            {"pages_moved": {0: 1, 1: 511}},
+            "placement: move_pages sees pages 1 on node 0, 511 on node 1, not 512 on node 1",
+        ),
+        ({"pages_mapped": {1: 511}}, "placement: numa_maps sees pages 511 on node 1, not 512 on node 1"),
+        ({"pages_moved": {}}, "placement: move_pages sees pages on no node, not 512 on node 1"),
+        ({"reader_cpus": (1, 2)}, "placement: the reader may run on CPUs [2], which are not node 0's"),
     ],
 )
-def test_each_witness_against_the_placement_is_heard(pair, broken, problem):
-    with pytest.raises(CxlbedError) as refused:
+def test_each_source_that_speaks_against_the_placement_is_named(pair, broken, problem):
+    with pytest.raises(PlacementError) as refused:
         require_placed(replace(PLACED, **broken), pair, 512)
     assert str(refused.value) == problem
 
@@ -89,10 +92,10 @@ def test_threads_come_back_to_the_cpus_that_they_had(here):
 
 
 def test_a_node_whose_cpus_this_process_may_not_use_is_refused(here):
-    with pytest.raises(MachineError, match="none of node"), threads_on(replace(here.local, cpus=(4095,))):
+    with pytest.raises(HostError, match="none of node"), threads_on(replace(here.local, cpus=(4095,))):
         pass
 
 
 def test_more_memory_than_a_node_has_free_is_refused_before_it_is_taken(here):
-    with pytest.raises(MachineError, match="does not fit node"):
+    with pytest.raises(HostError, match="does not fit node"):
         store_on(replace(here.local, free_bytes=1 << 20), 2 << 20)
