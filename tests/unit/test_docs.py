@@ -32,7 +32,7 @@ EXAMPLES = [
 @pytest.mark.parametrize(("page", "example"), EXAMPLES)
 def test_an_example_runs_as_it_stands(page, example):
     ended = subprocess.run(
-        [sys.executable, "-c", "from emulation.cli import main; main()", *shlex.split(example)[1:]],
+        [sys.executable, "-m", "emulation", *shlex.split(example)[1:]],
         capture_output=True,
         text=True,
         timeout=300,

@@ -58,7 +58,7 @@ def test_profiles_can_be_named_read_by_a_gpu_or_come_from_a_file(tmp_path):
     mine = tmp_path / "mine.yaml"
     listed = json.loads(run("--list", "--json", "-").stdout)["profiles"]
     assert len(listed) >= 20
-    from emulation.timing.profile import PROFILE_FOLDER
+    from emulation.timing.profile_folders import PROFILE_FOLDER
 
     mine.write_text((PROFILE_FOLDER / "cxl-direct-140.yaml").read_text().replace("name: cxl-direct-140", "name: mine"))
     found = records("--profile", f"cxl-switched-750@gpu,{mine}", "--entries", "2048")
