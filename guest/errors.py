@@ -23,9 +23,3 @@ class CommandError(GuestError):
         self.command = command
         self.status = status
         self.stderr = stderr
-
-
-class PromiseError(GuestError):
-    """The guest shows something other than what its bed file promised; both sides are in the message."""
-
-    exit_status = 1

@@ -1,15 +1,15 @@
-"""What a guest shows of its CXL and NUMA memory, parsed, and compared with what it was promised. Pure: text in, values out.
+"""What a guest shows of its CXL and NUMA memory. Parsers alone: text in, values out; knows no bed file and compares nothing.
 
 Knows the JSON of `cxl list` and `daxctl list` (ndctl 81) and sysfs (Linux, Documentation/ABI/stable/sysfs-devices-node).
 Memory devices are told apart by serial: memN, regionN and daxN.M are numbers of one boot.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Picture = dict[str, Any]  # what a host was promised, as JSON values; `qemu_configs.picture.cxl_picture` says which
+from guest.agent.numa_nodes import parse_cpu_list
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Memdev:
 
 
 @dataclass(frozen=True)
-class Window:
-    """A root decoder. host_bridges: its targets, in the order of interleaving."""
+class RootDecoder:
+    """A window as the kernel shows it (decoder0.N). host_bridges: its targets, in the order of interleaving."""
 
-    decoder: str
+    name: str
     size_bytes: int
     ways: int
     granularity_bytes: int
@@ -35,9 +35,9 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Region:
-    """A region and the DAX device on it. serials: its devices in the order of interleaving; mode: devdax or system-ram;
-    num_offline_blocks: memory blocks of a system-ram region that the kernel does not use yet."""
+class CxlRegion:
+    """A region and the DAX device on it. decoder: its root decoder; serials: its devices in the order of interleaving;
+    mode: devdax or system-ram; num_offline_blocks: memory blocks of a system-ram region that the kernel does not use yet."""
 
     name: str
     decoder: str
@@ -58,11 +58,11 @@ class Region:
 
 
 @dataclass(frozen=True)
-class NumaNode:
+class SysfsNode:
     """A NUMA node as node 0's CPUs see it; the four figures are the HMAT's, None where it has none for this node."""
 
     node: int
-    cpus: str
+    cpus: tuple[int, ...]
     memory_bytes: int
     distance: int
     read_latency_ns: int | None
@@ -76,11 +76,11 @@ class Inventory:
     """All that a guest shows."""
 
     memdevs: tuple[Memdev, ...]
-    windows: tuple[Window, ...]
-    regions: tuple[Region, ...]
-    numa_nodes: tuple[NumaNode, ...]
+    root_decoders: tuple[RootDecoder, ...]
+    regions: tuple[CxlRegion, ...]
+    numa_nodes: tuple[SysfsNode, ...]
 
-    def region_of(self, serials: tuple[int, ...] | list[int]) -> Region | None:
+    def region_of(self, serials: Sequence[int]) -> CxlRegion | None:
         """The region whose devices have these serials, in this order."""
         return next((region for region in self.regions if region.serials == tuple(serials)), None)
 
@@ -88,8 +88,8 @@ class Inventory:
 def parse(text: str) -> Inventory:
     """The inventory in what `show` of guest/provision.sh prints: the sections `== cxl`, `== daxctl` and `== numa`."""
     sections = dict(part.split("\n", 1) for part in text.split("== ")[1:])
-    memdevs, windows, regions = parse_cxl(sections["cxl"], parse_daxctl(sections["daxctl"]))
-    return Inventory(memdevs, windows, regions, parse_numa(sections["numa"]))
+    memdevs, root_decoders, regions = parse_cxl(sections["cxl"], parse_daxctl(sections["daxctl"]))
+    return Inventory(memdevs, root_decoders, regions, parse_numa(sections["numa"]))
 
 
 def parse_daxctl(text: str) -> dict[str, dict[str, Any]]:
@@ -99,27 +99,27 @@ def parse_daxctl(text: str) -> dict[str, dict[str, Any]]:
 
 def parse_cxl(
     text: str, dax_devices: dict[str, dict[str, Any]]
-) -> tuple[tuple[Memdev, ...], tuple[Window, ...], tuple[Region, ...]]:
-    """Devices by serial, windows and regions by decoder, from the JSON of `cxl list -BMPDERTXi`."""
+) -> tuple[tuple[Memdev, ...], tuple[RootDecoder, ...], tuple[CxlRegion, ...]]:
+    """Devices by serial, root decoders and regions by number, from the JSON of `cxl list -BMPDERTXi`."""
     memdevs: list[Memdev] = []
-    windows: list[Window] = []
-    regions: list[Region] = []
+    root_decoders: list[RootDecoder] = []
+    regions: list[CxlRegion] = []
     for bus in json.loads(text or "[]"):
         for bridge in bus.get(f"ports:{bus['bus']}", []):
             memdevs += _memdevs_below(bridge, bridge["host"], None)
         for decoder in bus.get(f"decoders:{bus['bus']}", []):
-            windows.append(_window(decoder))
+            root_decoders.append(_root_decoder(decoder))
             serial_of = {memdev.name: memdev.serial for memdev in memdevs}
             for region in decoder.get(f"regions:{decoder['decoder']}", []):
                 regions.append(_region(region, decoder["decoder"], serial_of, dax_devices))
     return (
         tuple(sorted(memdevs, key=lambda memdev: memdev.serial)),
-        tuple(sorted(windows, key=lambda window: _number(window.decoder))),
+        tuple(sorted(root_decoders, key=lambda decoder: _number(decoder.name))),
         tuple(sorted(regions, key=lambda region: _number(region.name))),
     )
 
 
-def parse_numa(text: str) -> tuple[NumaNode, ...]:
+def parse_numa(text: str) -> tuple[SysfsNode, ...]:
     """Nodes by number, from `path:value` lines of sysfs and the paths of the nodes' memory blocks."""
     values = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     block_bytes = int(values["memory/block_size_bytes"], 16)
@@ -139,10 +139,10 @@ def _memdevs_below(port: dict[str, Any], host_bridge: str, switch: str | None) -
         yield from _memdevs_below(below, host_bridge, below["port"])
 
 
-def _window(decoder: dict[str, Any]) -> Window:
+def _root_decoder(decoder: dict[str, Any]) -> RootDecoder:
     targets = sorted(decoder.get("targets", []), key=lambda target: target["position"])
-    return Window(
-        decoder=decoder["decoder"],
+    return RootDecoder(
+        name=decoder["decoder"],
         size_bytes=decoder["size"],
         ways=decoder["interleave_ways"],
         granularity_bytes=decoder.get("interleave_granularity", 0),
@@ -152,12 +152,12 @@ def _window(decoder: dict[str, Any]) -> Window:
 
 def _region(
     region: dict[str, Any], decoder: str, serial_of: dict[str, int], dax_devices: dict[str, dict[str, Any]]
-) -> Region:
+) -> CxlRegion:
     mappings = sorted(region.get("mappings", []), key=lambda mapping: mapping["position"])
     # The region says which DAX device is its own; daxctl says what mode that one is in now.
     own = [device["chardev"] for device in region.get("daxregion", {}).get("devices", [])]
     dax = dax_devices.get(own[0], {}) if own else {}
-    return Region(
+    return CxlRegion(
         name=region["region"],
         decoder=decoder,
         size_bytes=region["size"],
@@ -172,14 +172,14 @@ def _region(
     )
 
 
-def _numa_node(folder: str, values: dict[str, str], block_paths: list[str], block_bytes: int) -> NumaNode:
+def _numa_node(folder: str, values: dict[str, str], block_paths: list[str], block_bytes: int) -> SysfsNode:
     def access(figure: str) -> int | None:
         value = values.get(f"{folder}/access0/initiators/{figure}")
         return None if value is None else int(value)
 
-    return NumaNode(
+    return SysfsNode(
         node=_number(folder),
-        cpus=values.get(f"{folder}/cpulist", ""),
+        cpus=parse_cpu_list(values.get(f"{folder}/cpulist", "")),
         memory_bytes=block_bytes * sum(path.startswith(f"{folder}/") for path in block_paths),
         distance=int(values[f"{folder}/distance"].split()[0]),
         read_latency_ns=access("read_latency"),
@@ -194,11 +194,6 @@ def _number(name: str) -> int:
     return int(name[len(name.rstrip("0123456789")) :])
 
 
-def num_cpus(cpulist: str) -> int:
-    """How many CPUs a list such as 0-1,4 has."""
-    ranges = [part.split("-") for part in cpulist.split(",") if part]
-    return sum(int(bounds[-1]) - int(bounds[0]) + 1 for bounds in ranges)
-
-
-def serials_in_words(serials: Any) -> str:
+def serials_in_words(serials: Iterable[int]) -> str:
+    """Serials as the kernel writes them, for a message."""
     return ", ".join(f"{serial:#x}" for serial in serials) or "none"

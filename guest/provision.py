@@ -1,27 +1,38 @@
 """What is done over an SSH session to make a guest what its bed file says: regions, DAX modes, and what it then shows.
 
-Knows the guest's commands; no libvirt, no bed.
+Knows the guest's commands; no libvirt, no bed, no bed file: its caller says what to make in plain values.
 """
 
 import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from guest import inventory
-from guest.inventory import Inventory, Picture
+from guest.inventory import Inventory
 from guest.session import Session
 
 SCRIPT = Path(__file__).parent / "provision.sh"
 
 
-def provision(session: Session, picture: Picture) -> Inventory:
-    """Create the regions that `picture` promises, in its order, in the modes that it says. Returns all that the guest then
-    shows. Raises CommandError where a step fails."""
-    serials = " ".join(hex(memdev["serial"]) for memdev in picture["memdevs"])
-    calls = [f"wait_for_serials {serials} || {{ show; exit; }}"]
-    decoders = {window["name"]: f"decoder0.{number}" for number, window in enumerate(picture["windows"])}
-    calls += [_make_region(region, decoders[region["window"]]) for region in picture["regions"]]
-    return _run_script(session, [*calls, "show"], "provisioning")
+@dataclass(frozen=True)
+class RegionOrder:
+    """A region to make. window: number of the root decoder it comes to lie in (decoder0.N); serials: its devices in the
+    order of interleaving; mode: devdax or system-ram."""
+
+    name: str
+    window: int
+    size_bytes: int
+    granularity_bytes: int
+    mode: str
+    serials: tuple[int, ...]
+
+
+def provision(session: Session, serials: Sequence[int], orders: Sequence[RegionOrder]) -> Inventory:
+    """Wait for the devices with these serials, then make the regions in the order given. Returns all that the guest then
+    shows, which is less where a device never came. Raises CommandError where a step fails."""
+    wait = f"wait_for_serials {' '.join(map(hex, serials))} || {{ show; exit; }}"
+    return _run_script(session, [wait, *map(_make_region, orders), "show"], "provisioning")
 
 
 def inspect(session: Session) -> Inventory:
@@ -29,10 +40,11 @@ def inspect(session: Session) -> Inventory:
     return _run_script(session, ["show"], "cxl list, daxctl list, sysfs")
 
 
-def _make_region(region: dict[str, Any], decoder: str) -> str:
-    serials = (hex(serial) for serial in region["serials"])
-    sizes = (str(region["granularity_bytes"]), str(region["size_bytes"]))
-    return shlex.join(["make_region", region["name"], decoder, *sizes, region["mode"], *serials])
+def _make_region(order: RegionOrder) -> str:
+    figures = (str(order.granularity_bytes), str(order.size_bytes))
+    return shlex.join(
+        ["make_region", order.name, f"decoder0.{order.window}", *figures, order.mode, *map(hex, order.serials)]
+    )
 
 
 def _run_script(session: Session, calls: list[str], name: str) -> Inventory:

@@ -7,7 +7,6 @@ import logging
 import posixpath
 import shlex
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from types import TracebackType
 import paramiko
 from fabric import Connection
 
+from guest.deadline import Deadline
 from guest.errors import CommandError, GuestError, SilentGuestError
 
 USER = "root"
@@ -72,18 +72,17 @@ class Session:
     def connect(self, deadline_s: float) -> None:
         """Wait until the guest answers. Raises SilentGuestError with the console's tail after `deadline_s`, or at once if
         the console says that the guest has given up."""
-        give_up = time.monotonic() + deadline_s
+        deadline = Deadline.after(deadline_s)
         failure = "its console does not say that sshd listens"
-        while time.monotonic() < give_up:
+        for _ in deadline.polls(POLL_S):
             if self._sshd_listens():
                 try:
-                    self._open(give_up)
+                    self._open(deadline)
                     return
+                except (paramiko.BadHostKeyException, paramiko.AuthenticationException) as error:
+                    raise GuestError(f"guest on port {self._port}: {error}") from error
                 except (OSError, EOFError, paramiko.SSHException) as error:
-                    if isinstance(error, paramiko.BadHostKeyException | paramiko.AuthenticationException):
-                        raise GuestError(f"guest on port {self._port}: {error}") from error
                     failure = str(error) or type(error).__name__
-            time.sleep(POLL_S)
         raise SilentGuestError(
             f"{self._name()} did not answer over SSH within {deadline_s:g} s: {failure}{self._tail()}"
         )
@@ -146,8 +145,8 @@ class Session:
         """The content of the file `path` in the guest."""
         return self.run(f"cat {shlex.quote(path)}").stdout
 
-    def _open(self, give_up: float) -> None:
-        left_s = max(1.0, give_up - time.monotonic())
+    def _open(self, deadline: Deadline) -> None:
+        left_s = max(1.0, deadline.left_s)
         self._connection.connect_kwargs |= {"banner_timeout": left_s, "auth_timeout": left_s}
         self._connection.open()
 

@@ -1,94 +1,164 @@
-"""What a guest must show of a host: `cxl list`, regions, NUMA nodes. Knows the topology; asks no guest."""
+"""The picture of a host: what its guest must show of CXL devices, windows, regions and NUMA nodes, as typed values.
 
+Knows the topology; asks no guest. `cxlbed render --format picture` prints the JSON form.
+"""
+
+from dataclasses import dataclass
 from typing import Any
 
-from qemu_configs.render import _numa_cells
-from qemu_configs.topology import Attachment, Bridge, Host, Topology
+from pydantic import TypeAdapter
+
+from qemu_configs.topology import Access, Attachment, Bridge, Host, Topology
 
 
-def cxl_picture(topology: Topology, host: Host) -> dict[str, Any]:
-    """What `cxl list`, `daxctl list` and sysfs must show in the guest, as JSON values:
+@dataclass(frozen=True)
+class MemdevPicture:
+    """A device in `cxl list`. size_bytes: its ram_size, 0 for dynamic capacity alone; host_bridge: as pci0000:0c;
+    switch: the bed file's name of the switch above it, None without one."""
 
-    memdevs: [{name, serial, size_bytes, dc_size_bytes, host_bridge, switch}]: `host_bridge` as `cxl list` names it
-      (pci0000:0c), `switch` the bed file's name or None; `size_bytes` is ram_size, 0 for dynamic capacity alone.
-    windows: [{name, size_bytes, ways, granularity_bytes, host_bridges}]: the root decoders, targets in order.
-    regions: [{name, window, size_bytes, ways, granularity_bytes, mode, devices, serials}]: devices in interleave order.
-    numa_nodes: [{node, num_cpus, memory_bytes, distance, access}] or [] where the bed file has one node; `distance`
-      from node 0, `access` {read_latency_ns, write_latency_ns, read_bandwidth_mib_per_s, write_bandwidth_mib_per_s}.
-    notes: [str], as `notes` below."""
-    return {
-        "host": host.name,
-        "memdevs": [_memdev_picture(topology, attachment) for attachment in host.attachments()],
-        "windows": _window_pictures(host),
-        "regions": _region_pictures(topology, host),
-        "numa_nodes": _numa_pictures(host),
-        "notes": notes(topology, host),
-    }
+    name: str
+    serial: int
+    size_bytes: int
+    dc_size_bytes: int
+    host_bridge: str
+    switch: str | None
 
 
-def notes(topology: Topology, host: Host) -> list[str]:
+@dataclass(frozen=True)
+class WindowPicture:
+    """A window's root decoder. host_bridges: its targets in the order of interleaving."""
+
+    name: str
+    size_bytes: int
+    ways: int
+    granularity_bytes: int
+    host_bridges: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RegionPicture:
+    """A region to be created in `window`. devices and serials: in the order of interleaving; mode: devdax or system-ram."""
+
+    name: str
+    window: str
+    size_bytes: int
+    ways: int
+    granularity_bytes: int
+    mode: str
+    devices: tuple[str, ...]
+    serials: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class NumaPicture:
+    """A NUMA node. distance: from node 0; access: the HMAT's figures as node 0's CPUs see them."""
+
+    node: int
+    num_cpus: int
+    memory_bytes: int
+    distance: int
+    access: Access | None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All that one host's guest must show. numa_nodes: empty where the bed file gives the host one node;
+    notes: what a stock kernel will not do with it."""
+
+    host: str
+    memdevs: tuple[MemdevPicture, ...]
+    windows: tuple[WindowPicture, ...]
+    regions: tuple[RegionPicture, ...]
+    numa_nodes: tuple[NumaPicture, ...]
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The picture as JSON values, its keys named and ordered as the fields are."""
+        values: dict[str, Any] = TypeAdapter(Picture).dump_python(self, mode="json")
+        return values
+
+
+def from_json(text: str | bytes) -> Picture:
+    """The picture whose JSON form `text` is. Raises ValueError naming each key that is missing or of another type."""
+    return TypeAdapter(Picture).validate_json(text)
+
+
+def picture_of(topology: Topology, host: Host) -> Picture:
+    """What the guest of `host` must show."""
+    return Picture(
+        host=host.name,
+        memdevs=tuple(_memdev(topology, attachment) for attachment in host.attachments()),
+        windows=_windows(host),
+        regions=_regions(topology, host),
+        numa_nodes=_numa_nodes(host),
+        notes=notes(topology, host),
+    )
+
+
+def notes(topology: Topology, host: Host) -> tuple[str, ...]:
     """What a stock kernel will not do with this host; nothing here is an error of the bed file."""
-    return [
+    return tuple(
         f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
         for device in topology.devices_of(host)
         if device.dc_size_bytes
-    ]
+    )
 
 
-def _memdev_picture(topology: Topology, attachment: Attachment) -> dict[str, Any]:
+def _memdev(topology: Topology, attachment: Attachment) -> MemdevPicture:
     device = topology.device(attachment.device)
-    return {
-        "name": device.name,
-        "serial": device.serial,
-        "size_bytes": device.size_bytes or 0,
-        "dc_size_bytes": device.dc_size_bytes or 0,
-        "host_bridge": host_bridge(attachment.bridge),
-        "switch": attachment.switch.name if attachment.switch else None,
-    }
+    return MemdevPicture(
+        name=device.name,
+        serial=device.serial,
+        size_bytes=device.size_bytes or 0,
+        dc_size_bytes=device.dc_size_bytes or 0,
+        host_bridge=_host_bridge(attachment.bridge),
+        switch=attachment.switch.name if attachment.switch else None,
+    )
 
 
-def _window_pictures(host: Host) -> list[dict[str, Any]]:
-    bridges = {bridge.name: host_bridge(bridge) for bridge in host.bridges}
-    return [
-        {
-            "name": window.name,
-            "size_bytes": window.size_bytes,
-            "ways": len(window.targets),
-            "granularity_bytes": window.granularity_bytes,
-            "host_bridges": [bridges[target] for target in window.targets],
-        }
+def _windows(host: Host) -> tuple[WindowPicture, ...]:
+    bridges = {bridge.name: _host_bridge(bridge) for bridge in host.bridges}
+    return tuple(
+        WindowPicture(
+            name=window.name,
+            size_bytes=window.size_bytes,
+            ways=len(window.targets),
+            granularity_bytes=window.granularity_bytes,
+            host_bridges=tuple(bridges[target] for target in window.targets),
+        )
         for window in host.windows
-    ]
+    )
 
 
-def _region_pictures(topology: Topology, host: Host) -> list[dict[str, Any]]:
-    return [
-        {
-            "name": region.name,
-            "window": region.window,
-            "size_bytes": topology.region_size_bytes(region),
-            "ways": len(region.devices),
-            "granularity_bytes": region.granularity_bytes,
-            "mode": region.mode,
-            "devices": list(region.devices),
-            "serials": [topology.device(name).serial for name in region.devices],
-        }
+def _regions(topology: Topology, host: Host) -> tuple[RegionPicture, ...]:
+    return tuple(
+        RegionPicture(
+            name=region.name,
+            window=region.window,
+            size_bytes=topology.region_size_bytes(region),
+            ways=len(region.devices),
+            granularity_bytes=region.granularity_bytes,
+            mode=region.mode,
+            devices=region.devices,
+            serials=tuple(topology.device(name).serial for name in region.devices),
+        )
         for region in host.regions
-    ]
+    )
 
 
-def _numa_pictures(host: Host) -> list[dict[str, Any]]:
-    return [
-        {
-            "node": cell.node,
-            "num_cpus": host.vcpus if cell.node == 0 else 0,
-            "memory_bytes": cell.memory_bytes,
-            "distance": cell.distance,
-            "access": cell.access.model_dump() if cell.access else None,
-        }
-        for cell in (_numa_cells(host) if host.numa_nodes else [])
-    ]
+def _numa_nodes(host: Host) -> tuple[NumaPicture, ...]:
+    return tuple(
+        NumaPicture(
+            node=cell.node,
+            num_cpus=cell.num_cpus,
+            memory_bytes=cell.memory_bytes,
+            distance=cell.distance,
+            access=cell.access,
+        )
+        for cell in (host.numa_cells() if host.numa_nodes else ())
+    )
 
 
-def host_bridge(bridge: Bridge) -> str:
+def _host_bridge(bridge: Bridge) -> str:
+    """A bridge as the kernel names it."""
     return f"pci0000:{bridge.bus:02x}"

@@ -1,4 +1,4 @@
-"""Turns one host of a bed into libvirt domain XML, the equal plain QEMU command line, or what its guest must show.
+"""Turns one host of a bed into libvirt domain XML, or the equal plain QEMU command line.
 
 Knows QEMU's and libvirt's words; starts nothing, opens no file but its template. CXL is unknown to libvirt and goes
 through qemu:commandline, in the words of the plain command line; NUMA and HMAT use libvirt's own elements.
@@ -11,7 +11,7 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qemu_configs.topology import KIB, MIB, Access, Bridge, Device, Host, Switch, Topology
+from qemu_configs.topology import KIB, LOCAL_DISTANCE, MIB, Bridge, Device, Host, NumaCell, Switch, Topology
 
 # Slots of pcie.0. All are said, so that nothing lands on a pxb-cxl and libvirt adds no ports of its own.
 DISK_SLOT, RNG_SLOT, NET_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x08
@@ -50,7 +50,7 @@ def domain_xml(topology: Topology, host: Host, launch: HostLaunch) -> str:
     return environment.get_template("domain.xml.j2").render(
         host=host,
         launch=launch,
-        numa_cells=_numa_cells(host),
+        numa_cells=host.numa_cells(),
         distance=_distance,
         passed_to_qemu=[*_cxl_args(topology, host, launch), *_network_args(launch)],
         kib=KIB,
@@ -169,29 +169,8 @@ def _network_args(launch: HostLaunch) -> list[str]:
     ]
 
 
-@dataclass(frozen=True)
-class _NumaCell:
-    """One NUMA node as QEMU numbers it."""
-
-    node: int
-    cpus: str  # "0-1", or "" for a node without CPUs
-    memory_bytes: int
-    distance: int  # from node 0
-    access: Access | None
-    host_node: int | None
-
-
-def _numa_cells(host: Host) -> list[_NumaCell]:
-    """All nodes of a host. A single one is said too: without an SRAT Linux puts CXL memory in node 0, not in its own."""
-    first = _NumaCell(0, f"0-{host.vcpus - 1}", host.memory_bytes, 10, host.local_access, host.host_node)
-    return [first] + [
-        _NumaCell(index, "", node.memory_bytes, node.distance, node.access, node.host_node)
-        for index, node in enumerate(host.numa_nodes, start=1)
-    ]
-
-
 def _memory_args(host: Host) -> list[str]:
-    cells = _numa_cells(host)
+    cells = host.numa_cells()
     args = []
     for cell in cells:
         args += _cell_args(cell, initiator=",initiator=0" if host.numa_nodes else "")
@@ -202,7 +181,7 @@ def _memory_args(host: Host) -> list[str]:
     return args
 
 
-def _cell_args(cell: _NumaCell, initiator: str) -> list[str]:
+def _cell_args(cell: NumaCell, initiator: str) -> list[str]:
     binding = "" if cell.host_node is None else f",host-nodes={cell.host_node},policy=bind"
     cpus = f",cpus={cell.cpus}" if cell.cpus else ""
     return [
@@ -211,12 +190,12 @@ def _cell_args(cell: _NumaCell, initiator: str) -> list[str]:
     ]
 
 
-def _distance(a: _NumaCell, b: _NumaCell) -> int:
+def _distance(a: NumaCell, b: NumaCell) -> int:
     """Nodes without CPUs never start an access: from one to another the farther one's distance is as good as any."""
-    return 10 if a.node == b.node else max(a.distance, b.distance)
+    return LOCAL_DISTANCE if a.node == b.node else max(a.distance, b.distance)
 
 
-def _hmat_words(cell: _NumaCell) -> Iterator[str]:
+def _hmat_words(cell: NumaCell) -> Iterator[str]:
     assert cell.access is not None, "rules.py lets no host with NUMA nodes pass without figures for each"
     where = f"hmat-lb,initiator=0,target={cell.node},hierarchy=memory"
     yield f"{where},data-type=read-latency,latency={cell.access.read_latency_ns}"

@@ -30,6 +30,7 @@ MIB = 1 << 20
 GIB = 1 << 30
 NAME_PATTERN = r"^[a-z][a-z0-9-]{0,31}$"  # fits QEMU ids, host names, libvirt domain names and file names alike
 GRANULARITIES_BYTES = tuple(256 << shift for shift in range(7))  # 256 B to 16 KiB, CXL 3.0 table 8-42
+LOCAL_DISTANCE = 10  # SLIT
 WAYS = (1, 2, 3, 4, 6, 8, 12, 16)  # CXL 3.0 section 8.2.4.19
 
 UNREADABLE_IS_ZERO = "unreadable numbers are 0"  # validation context in which 0 may stand for what could not be read
@@ -161,7 +162,7 @@ class NumaNode(Part):
     name: Name
     memory_bytes: Size = Field(validation_alias=AliasChoices("memory", "memory_bytes"))
     access: Access
-    distance: Annotated[_Positive, _schema(type="integer", minimum=11, maximum=254)] = 20  # SLIT; 10 is local
+    distance: Annotated[_Positive, _schema(type="integer", minimum=11, maximum=254)] = 20  # SLIT
     host_node: StrictInt | None = None
 
 
@@ -186,6 +187,16 @@ class Host(Part):
             for switch in bridge.switches:
                 for device in switch.devices:
                     yield Attachment(device, bridge, switch)
+
+    def numa_cells(self) -> tuple["NumaCell", ...]:
+        """All nodes. A single one is said too: without an SRAT Linux puts CXL memory in node 0, not in its own."""
+        cpus = f"0-{self.vcpus - 1}"
+        first = NumaCell(0, cpus, self.vcpus, self.memory_bytes, LOCAL_DISTANCE, self.local_access, self.host_node)
+        others = (
+            NumaCell(number, "", 0, node.memory_bytes, node.distance, node.access, node.host_node)
+            for number, node in enumerate(self.numa_nodes, start=1)
+        )
+        return (first, *others)
 
     def window(self, name: str) -> Window:
         """The window of that name; KeyError if there is none."""
@@ -232,6 +243,19 @@ class Topology(Part):
     def memory_needed_bytes(self) -> int:
         """Memory of the machine below that the bed takes when all is touched; a shared device counts once."""
         return sum(host.total_memory_bytes for host in self.hosts) + sum(d.capacity_bytes for d in self.devices)
+
+
+@dataclass(frozen=True)
+class NumaCell:
+    """One NUMA node of a host as QEMU numbers it. cpus: as 0-1, "" for a node without CPUs; distance: from node 0."""
+
+    node: int
+    cpus: str
+    num_cpus: int
+    memory_bytes: int
+    distance: int
+    access: Access | None
+    host_node: int | None
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def render(
 ) -> None:
     """Print what a host of a bed is to libvirt, to QEMU, or to its guest."""
     from qemu_configs.bedfile import load
-    from qemu_configs.picture import cxl_picture
+    from qemu_configs.picture import picture_of
     from qemu_configs.render import domain_xml, qemu_argv
 
     topology = load(file)
@@ -80,7 +80,7 @@ def render(
         case RenderFormat.ARGV:
             typer.echo(_shell_lines(qemu_argv(topology, chosen, launch)))
         case RenderFormat.PICTURE:
-            write_json(Path("-"), cxl_picture(topology, chosen))
+            write_json(Path("-"), picture_of(topology, chosen).to_json())
 
 
 def schema() -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emulation.errors import InputError
+from emulation.files import write_whole
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,9 +30,7 @@ def write_json(path: Path | None, result: Any) -> None:
         raise InputError(f"--json {path}: is a folder; name a file, or '-' for standard output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = path.with_name(f".{path.name}.new")
-        fresh.write_text(text)
-        fresh.replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror}); name another file") from error
 

@@ -30,9 +30,10 @@ from guest.image.cache import GuestImage
 from guest.image.initramfs import write_initrd
 from guest.inventory import Inventory
 from guest.keys import guest_files, make_key
-from guest.provision import provision
+from guest.provision import RegionOrder, provision
 from guest.session import PYTHON_PATH, Session
 from qemu_configs import picture, render
+from qemu_configs.picture import Picture
 from qemu_configs.topology import Host, Topology
 from sac_runtime.native import LIBRARY
 
@@ -363,14 +364,32 @@ def _provision(folder: BedFolder, record: BedRecord, bed: Topology, options: Opt
         with _session(folder, record.uri, host) as session:
             session.connect(deadline_s=options.ready_deadline_s)
             progress(f"{host.name}: answers")
-            promised = picture.cxl_picture(bed, bed.host(host.name))
-            shown = provision(session, promised)
+            promised = picture.picture_of(bed, bed.host(host.name))
+            serials = [memdev.serial for memdev in promised.memdevs]
+            shown = provision(session, serials, region_orders(promised))
             require_promise(promised, shown)
             stores[host.name] = _stores(bed, bed.host(host.name), shown)
             progress(f"{host.name}: shows what the bed file promises")
 
     side_by_side([partial(one, host) for host in record.hosts])
     return replace(record, hosts=tuple(replace(host, stores=stores[host.name]) for host in record.hosts))
+
+
+def region_orders(picture: Picture) -> list[RegionOrder]:
+    """The regions of a picture as the guest is told to make them: the kernel numbers root decoders as the bed file orders
+    its windows."""
+    numbers = {window.name: number for number, window in enumerate(picture.windows)}
+    return [
+        RegionOrder(
+            region.name,
+            numbers[region.window],
+            region.size_bytes,
+            region.granularity_bytes,
+            region.mode,
+            region.serials,
+        )
+        for region in picture.regions
+    ]
 
 
 def _stores(bed: Topology, host: Host, shown: Inventory) -> dict[str, str]:

@@ -8,7 +8,6 @@ beds.
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +15,8 @@ from typing import Any
 
 import libvirt
 import libvirt_qemu
+
+from guest.deadline import Deadline
 
 LOCK_DEADLINE_S = 30.0  # how long to wait for another process that has the same embedded root open
 STATE_NAMES = {
@@ -43,14 +44,14 @@ def _open(uri: str) -> libvirt.virConnect:
     """Open `uri`; an embedded root that another process has open is waited for, with a deadline."""
     libvirt.virEventRegisterDefaultImpl()
     threading.Thread(target=_turn_event_loop, daemon=True).start()
-    give_up = time.monotonic() + LOCK_DEADLINE_S
-    while True:
+    for _ in Deadline.after(LOCK_DEADLINE_S).polls(0.1):
         try:
             return libvirt.open(uri)
         except libvirt.libvirtError as error:
-            if "driver.pid" not in str(error) or time.monotonic() > give_up:
+            if "driver.pid" not in str(error):
                 raise
-            time.sleep(0.1)
+            failure = error
+    raise failure
 
 
 def _turn_event_loop() -> None:

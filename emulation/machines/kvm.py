@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emulation.errors import MachineError
+from emulation.files import write_whole
 from emulation.machines.record import Accelerator
 from guest.image.cache import GuestImage, user_cache
 
@@ -53,9 +54,7 @@ def _kvm_failure(image: GuestImage, emulator: str) -> str | None:
     kept = user_cache() / "kvm" / f"{key}.json"
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        fresh = kept.with_name(f".{kept.name}.{os.getpid()}")  # several beds may try at once
-        fresh.write_text(json.dumps(_try_kvm(image, emulator)))
-        fresh.replace(kept)
+        write_whole(kept, json.dumps(_try_kvm(image, emulator)))  # several beds may try at once
     outcome: str | None = json.loads(kept.read_text())
     return outcome
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from emulation.errors import InputError, MachineError
+from emulation.files import write_whole
 from emulation.machines.hypervisor import Hypervisor
 from emulation.machines.remote import RemoteMachine
 from guest.image.cache import user_cache
@@ -119,9 +120,7 @@ class BedFolder:
 
     def write(self, record: BedRecord) -> None:
         """Replace the record whole, or leave the old one."""
-        fresh = self.path / f".{RECORD}"
-        fresh.write_text(json.dumps(asdict(record), indent=1))
-        fresh.replace(self.path / RECORD)
+        write_whole(self.path / RECORD, json.dumps(asdict(record), indent=1))
 
     def read(self) -> BedRecord | None:
         """The record, or None where no bed of this name is known. Raises MachineError for one that cannot be understood."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+from emulation.files import write_whole
 from emulation.report.tables import Cell, cell_text
 
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -37,9 +38,8 @@ def write_page(path: Path, title: str, sections: Sequence[Section]) -> None:
     body = "\n".join(_section(section) for section in sections)
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.write_text(f'<!doctype html>\n<html lang="en">{head}<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n')
-    fresh.replace(path)
+    text = f'<!doctype html>\n<html lang="en">{head}<body><h1>{escape(title)}</h1>\n{body}\n</body></html>\n'
+    write_whole(path, text)
 
 
 def _section(section: Section) -> str:

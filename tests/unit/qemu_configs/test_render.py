@@ -8,7 +8,7 @@ import yaml
 
 from qemu_configs.bedfile import find, load, parse, stock_names
 from qemu_configs.errors import BedFileError
-from qemu_configs.picture import cxl_picture
+from qemu_configs.picture import from_json, picture_of
 from qemu_configs.render import backing_file, domain_xml, qemu_argv
 from qemu_configs.topology import Topology
 
@@ -26,7 +26,7 @@ def rendered(stock, host_name, form, placement):
         case "argv":
             return "\n".join(qemu_argv(topology, host, placement)) + "\n"
         case "json":
-            return json.dumps(cxl_picture(topology, host), indent=2) + "\n"
+            return json.dumps(picture_of(topology, host).to_json(), indent=2) + "\n"
 
 
 @pytest.mark.parametrize(("stock", "host"), EVERY_HOST)
@@ -104,16 +104,31 @@ def test_a_chosen_host_node_binds_a_host_without_numa_nodes_in_both_forms(place)
 
 def test_the_picture_of_a_switch_names_bridge_switch_and_serial():
     topology = load("shared-pool")
-    memdevs = cxl_picture(topology, topology.host("b"))["memdevs"]
-    assert [(m["serial"], m["host_bridge"], m["switch"]) for m in memdevs] == [
+    memdevs = picture_of(topology, topology.host("b")).memdevs
+    assert [(memdev.serial, memdev.host_bridge, memdev.switch) for memdev in memdevs] == [
         (0x5AC0, "pci0000:0c", "sw0"),
         (0x5AC1, "pci0000:0c", "sw0"),
     ]
 
 
+@pytest.mark.parametrize(("stock", "host"), EVERY_HOST)
+def test_a_picture_is_read_as_it_was_written(stock, host):
+    topology = load(stock)
+    picture = picture_of(topology, topology.host(host))
+    assert from_json(json.dumps(picture.to_json())) == picture
+
+
+def test_a_picture_with_a_key_of_another_type_is_refused_by_name():
+    topology = load("direct")
+    values = picture_of(topology, topology.hosts[0]).to_json()
+    values["memdevs"][0]["serial"] = "no number"
+    with pytest.raises(ValueError, match=r"memdevs\.0\.serial"):
+        from_json(json.dumps(values))
+
+
 def test_the_picture_says_that_dynamic_capacity_stays_offline():
     topology = load("dynamic-capacity")
-    (note,) = cxl_picture(topology, topology.hosts[0])["notes"]
+    (note,) = picture_of(topology, topology.hosts[0]).notes
     assert note == "device 'mem0': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
 
 
