@@ -3,7 +3,7 @@
     @pytest.mark.cxlbed("shared-pool")
     def test_mine(bed): ...
 
-A bed is booted once a session for each topology and reused; `@pytest.mark.cxlbed("direct", fresh=True)` gets one of its
+A bed is booted once per session and topology and reused; `@pytest.mark.cxlbed("direct", fresh=True)` gets one of its
 own. Every bed is ended with the session, whatever happened. Where a bed cannot be had the test is skipped with the missing
 thing named; with CXLBED_NO_SKIPS=1 (CI) it fails instead. A failed test carries the hosts' consoles and QEMU logs.
 """

@@ -3,13 +3,13 @@ Knows readings and simulations. Figures 3 and 5 are fitted by emulation.calibrat
 
 Eleven parameters (`EngineCosts`, its fitted ones) stand behind 72 serving figures; misses take theirs from Fig 4 alone,
 links from the profiles. What each part of the data says:
-- Fig 9's TTFT is linear in tokens with a small square: 5,000 tokens a second of prefill, eight ranks at once.
-- TBT without a pool bound (DRAM) grows by 6 ms with the context at one request a GPU and by 17 ms at eight: a part that
+- Fig 9's TTFT is linear in tokens with a small square: 5,000 tokens per second of prefill, eight ranks at once.
+- TBT without a pool bound (DRAM) grows by 6 ms with the context at one request per GPU and by 17 ms at eight: a part that
   the longest context sets (top-k selection) and a part that each request adds (indexer).
-- Fig 10's DRAM TTFT is that of eight equal requests a GPU that are admitted one after the other, decode waiting: the mean is
-  4.5 admissions. Its growth with context is one copy a layer and page of indexer keys.
+- Fig 10's DRAM TTFT is that of eight equal requests per GPU that are admitted one after the other, decode waiting: the mean is
+  4.5 admissions. Its growth with context is one copy per layer and page of indexer keys.
 - Fig 10's gap between CXL and DRAM is Fig 4's misses over the devices' shared bandwidth; nothing is fitted there.
-- RDMA: TTFT is about a third of the time that decode loses. One transfer a GPU at a time, all sharing one transfer engine
+- RDMA: TTFT is about a third of the time that decode loses. One transfer per GPU at a time, all sharing one transfer engine
   bound per entry (0.38 us, near Fig 5's 0.49) and per request, that slows compute by two thirds while it runs, gives
   TTFT, TBT and throughput at four contexts from three parameters; and, moved out and back in once, round 1 as well."""
 
@@ -56,7 +56,7 @@ def fig4_points() -> list[Point]:
 def serving_points(
     round_number: int, costs: EngineCosts | None = None, tiers: Sequence[str] = ("dram", "cxl", "rdma")
 ) -> list[Point]:
-    """Tokens a second, TBT and TTFT at every reading of Fig 9 (round 1) or Fig 10 (round 2)."""
+    """Tokens per second, TBT and TTFT at every reading of Fig 9 (round 1) or Fig 10 (round 2)."""
     points = []
     for row in readings("fig9_round1.csv" if round_number == 1 else "fig10_round2.csv"):
         tier, context_tokens = row["tier"], int(row["context_tokens"])
@@ -70,7 +70,7 @@ def serving_points(
 
 
 def serve_cell(tier: str, context_tokens: int, round_number: int, costs: EngineCosts) -> tuple[float, float, float]:
-    """(tokens a second, mean TBT in ms, mean TTFT in s) of one cell, as the paper ran it."""
+    """(tokens per second, mean TBT in ms, mean TTFT in s) of one cell, as the paper ran it."""
     workload = ClosedLoop(NUM_PROMPTS, CONCURRENCY[round_number], context_tokens, OUTPUT_LEN, round_number)
     figures = simulate(ClusterSpec(tier, costs=costs), workload).recorder.summary()
     return figures["output_throughput"], figures["mean_tpot_ms"], figures["mean_ttft_ms"] / 1e3

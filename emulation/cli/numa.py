@@ -135,7 +135,7 @@ def _show_survey(found: "Survey", profile: str) -> None:
         typer.echo(f"not topped up to {top_up.wanted_ns:.0f} ns: {top_up.reason}")
     else:
         typer.echo(
-            f"topped up ({top_up.label}): {top_up.achieved_ns:.1f} ns a read, asked {top_up.wanted_ns:.0f} ns; "
+            f"topped up ({top_up.label}): {top_up.achieved_ns:.1f} ns per read, asked {top_up.wanted_ns:.0f} ns; "
             f"{top_up.num_late} reads were slower already"
         )
 

@@ -26,8 +26,8 @@ RequestsOption = Annotated[str, typer.Option("--requests", help="How many reques
 PrefixesOption = Annotated[str, typer.Option("--prefixes", help="Different prefixes to keep in round 2.")]
 DevicesOption = Annotated[str, typer.Option("--devices", help=f"Devices of the pool ({LIST}).")]
 ServersOption = Annotated[str, typer.Option("--servers", help=f"Servers on one pool ({LIST}).")]
-GpusOption = Annotated[str, typer.Option("--gpus", help=f"GPUs a server ({LIST}).")]
-BufferOption = Annotated[str, typer.Option("--hot-buffer", help=f"Slots of a request's hot buffer a layer ({LIST}).")]
+GpusOption = Annotated[str, typer.Option("--gpus", help=f"GPUs per server ({LIST}).")]
+BufferOption = Annotated[str, typer.Option("--hot-buffer", help=f"Slots of a request's hot buffer per layer ({LIST}).")]
 ProfileOption = Annotated[
     str | None,
     typer.Option("--profile", help=f"Timing profiles ({LIST}): names or .yaml files, each for the tier it is of."),
@@ -44,7 +44,7 @@ RoundOption = Annotated[str, typer.Option("--round", help=f"1 populates, 2 hits 
 SeedOption = Annotated[int, typer.Option("--seed", help="Of arrivals at a rate.")]
 RateOption = Annotated[
     float | None,
-    typer.Option("--rate", help="Open loop: requests a second. With --trace: how many times faster than recorded."),
+    typer.Option("--rate", help="Open loop: requests per second. With --trace: how many times faster than recorded."),
 ]
 BurstOption = Annotated[float, typer.Option("--burstiness", help="With --rate: 1 is Poisson, below 1 comes in bursts.")]
 OverlapOption = Annotated[
@@ -56,7 +56,7 @@ TopkTraceOption = Annotated[
     typer.Option("--topk-trace", help="Misses from this recorded top-k trace through the runtime's buffer."),
 ]
 StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
-HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV a GPU, in GB.")]
+HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV per GPU, in GB.")]
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.")]
 CompareOption = Annotated[
     bool,
@@ -148,7 +148,7 @@ def _profiles(names: str | None) -> "tuple[Profile, ...]":
 
 
 def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[int, float]:
-    """Misses a layer and step at each size of the hot buffer, measured on a recorded trace."""
+    """Misses per layer and step at each size of the hot buffer, measured on a recorded trace."""
     from emulation.timing.misses import MeasuredLaw
     from sac_runtime.traces.format import TraceReader
 

@@ -23,9 +23,9 @@ CPUINFO = Path("/proc/cpuinfo")
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to look. The defaults take some 4 s a node."""
+    """How long to look. The defaults take some 4 s per node."""
 
-    num_reads: int = 300_000  # dependent reads a repeat: some 30 to 100 ms
+    num_reads: int = 300_000  # dependent reads per repeat: some 30 to 100 ms
     repeats: int = 5
     stream_s: float = 0.3
     load_fractions: tuple[float, ...] = (0.1, 0.3, 0.5, 0.7, 0.9, 1.0)  # of what the loading threads can read at most
@@ -46,7 +46,7 @@ class Figures:
     latency_ns: float
     read_bytes_per_ns: float  # one thread
     write_bytes_per_ns: float
-    read_all_bytes_per_ns: float  # one thread a CPU
+    read_all_bytes_per_ns: float  # one thread per CPU
     write_all_bytes_per_ns: float
     loaded: tuple[LoadPoint, ...]  # [] on one CPU, which leaves none to load with
     huge_page_share: float  # of the memory; on small pages a latency holds page-table walks

@@ -11,7 +11,7 @@ from emulation.report.plots import Axes, draw_bars
 from emulation.report.tables import Cell, make_table
 
 _COLUMNS = [
-    "tier", "top-k us", "x dram", "us a later step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
+    "tier", "top-k us", "x dram", "us per later step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
     "n* by time", "label", "profile",
 ]  # fmt: skip
 

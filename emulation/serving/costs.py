@@ -12,7 +12,7 @@ from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
 class RequestCost:
     """What the engine has to know of a request of given prompt, cached prefix and output.
 
-    entries: missed entries a layer and decode step, on average; prefetch: of the cached prefix, before all else;
+    entries: missed entries per layer and decode step, on average; prefetch: of the cached prefix, before all else;
     load: admission, and the cached prefix's indexer keys on their way to HBM; prefill: of the new tokens, with all GPUs
     at it; new_transfer: of the KV that prefill makes. Transfers have the server's transfer engine to themselves."""
 

@@ -6,7 +6,7 @@ Rules, and where they come from:
   first out.
 - All GPUs step together, and a server in which any GPU prefills does not decode (SGLang's scheduler with DP attention:
   prefill first, ranks without one idle along).
-- Where the policy prefetches, a prefix is moved whole before its prefill, one a GPU at a time; the transfers of a server
+- Where the policy prefetches, a prefix is moved whole before its prefill, one per GPU at a time; the transfers of a server
   share its transfer engine equally. While any is in flight, the server computes slower by `prefetch_slowdown`. New KV is
   moved out in the same way beside the prefill, and back beside the first steps.
 - A batch of constant composition advances at one rate, so an event is a change of composition, not a token; rates follow
@@ -68,7 +68,7 @@ class Gpu:
         self.prefilling: Running | None = None
         self.running: set[Running] = set()
         self.outstanding = 0
-        self.entries = 0.0  # missed a layer and step, of all that run
+        self.entries = 0.0  # missed per layer and step, of all that run
         self.tokens = 0.0  # of context, of all that run
 
     def start(self, job: Running) -> None:
@@ -119,7 +119,7 @@ class Server:
         self._num_waiting = 0
         self._num_prefetching = 0
         self._step_shares = StepShares(0.0, 0.0)
-        self._flow: Flow = {}  # bytes a ns now
+        self._flow: Flow = {}  # bytes per ns now
         self._others_load = 0.0  # on the busiest link that this server uses
         self.outstanding = 0
 
@@ -305,7 +305,7 @@ class Server:
         return costs
 
     def _allowed(self, speed: float, flow: Flow) -> float:
-        """`speed`, or less where others leave a link of `flow` (bytes a ns at speed 1) no room for it."""
+        """`speed`, or less where others leave a link of `flow` (bytes per ns at speed 1) no room for it."""
         squeezed, _ = self._squeeze(flow)
         return min(speed, 1 / squeezed) if squeezed else speed
 

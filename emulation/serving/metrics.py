@@ -1,5 +1,5 @@
 """What a run yields: latencies, throughput, where the time went. Knows requests and durations, no cluster.
-Names are those of sglang.bench_serving. Memory: 24 B a finished request, and a histogram."""
+Names are those of sglang.bench_serving. Memory: 24 B per finished request, and a histogram."""
 
 from array import array
 from dataclasses import dataclass
@@ -105,7 +105,7 @@ class Recorder:
         self.gaps = GapHistogram()
         self.num_input_tokens = 0
         self.num_output_tokens = 0
-        self.missed_entries = 0.0  # a layer
+        self.missed_entries = 0.0  # per layer
         self.chosen_entries = 0.0
         self.finished_ns = 0.0
 
@@ -117,7 +117,7 @@ class Recorder:
         return Meter(self)
 
     def finish(self, request: Request, arrived_ns: float, first_token_ns: float, now_ns: float, entries: float) -> None:
-        """Book a finished request; `entries`: what it missed a layer and step."""
+        """Book a finished request; `entries`: what it missed per layer and step."""
         steps = request.output_len - 1
         self.ttft_ns.append(first_token_ns - arrived_ns)
         self.e2e_ns.append(now_ns - arrived_ns)
@@ -130,7 +130,7 @@ class Recorder:
         self.finished_ns = max(self.finished_ns, now_ns)
 
     def summary(self) -> dict[str, float | int]:
-        """Figures under the names of sglang.bench_serving; times in ms, rates a second."""
+        """Figures under the names of sglang.bench_serving; times in ms, rates per second."""
         duration_s = self.finished_ns / NS_PER_S
         figures: dict[str, float | int] = {
             "duration": duration_s,

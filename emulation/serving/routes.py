@@ -13,7 +13,7 @@ from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Bandwidth, Profile
 from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
 
-"""Link number -> bytes, a step or a ns of it."""
+"""Link number -> bytes, per step or per ns."""
 
 
 class ClusterRoutes:

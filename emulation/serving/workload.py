@@ -78,7 +78,7 @@ class ClosedLoop:
 
 @dataclass(frozen=True)
 class OpenLoop:
-    """Requests that come by themselves, `request_rate` a second on average.
+    """Requests that come by themselves, `request_rate` per second on average.
 
     burstiness: shape of the Gamma law of the gaps; 1 is a Poisson process, below 1 they come in bursts
     (variance of a gap = mean^2 / burstiness)."""

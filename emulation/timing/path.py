@@ -129,7 +129,7 @@ def bed_path(
 ) -> LinkPath:
     """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
 
-    Links: the host bridge is the adapter, a switch gives one port a device, devices are shared by all hosts that hold
+    Links: the host bridge is the adapter, a switch gives one port per device, devices are shared by all hosts that hold
     them. The devices' profile holds, `default_profile` where they name none; read_by: cpu, or gpu for the same devices read
     over PCIe. Raises InputError where the host lacks a
     device or the devices' profiles differ."""

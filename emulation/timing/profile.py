@@ -105,7 +105,7 @@ def read_by_gpu(tier: Profile) -> Profile:
 
 
 def parse_profile(text: str, owner: str) -> Profile:
-    """Profile from YAML text; `owner` names it in errors. Raises InputError with every finding, one a line."""
+    """Profile from YAML text; `owner` names it in errors. Raises InputError with every finding, one per line."""
     file = parse_file(text, owner)
     return Profile(**{name: _value(part) for name, part in file}, sources=file.sources())
 

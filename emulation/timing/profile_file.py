@@ -182,7 +182,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def parse_file(text: str, owner: str) -> ProfileFile:
-    """The checked file from YAML text; `owner` names it in errors. Raises InputError with every finding, one a line."""
+    """The checked file from YAML text; `owner` names it in errors. Raises InputError with every finding, one per line."""
     try:
         tree, problems = read_yaml(text)
     except YamlError as exc:

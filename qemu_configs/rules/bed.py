@@ -21,7 +21,7 @@ from qemu_configs.rules.wording import (
 from qemu_configs.topology import MIB, Access, Bridge, Device, Host, PoolSpec, Topology, format_size
 
 MAX_BRIDGES = 16  # PCI slots of pcie.0 that rendering keeps for them
-MAX_PORTS = 16  # root ports a bridge, downstream ports a switch
+MAX_PORTS = 16  # root ports per bridge, downstream ports per switch
 MAX_DC_REGIONS = 8  # CXL 3.1 section 9.13.3
 HMAT_MAX = 65534  # QEMU packs latencies and bandwidths of one table in 16 bits
 MIN_DRAM_BYTES = 128 * MIB  # the least that the stock guest was seen to boot with
@@ -176,7 +176,7 @@ def _attachments(host: Host, topology: Topology) -> Iterator[str]:
             yield f"{place}: devices: '{attachment.device}' is no device of this bed ({choices(known)})"
         elif attachment.device in seen:
             elsewhere = seen[attachment.device]
-            yield f"{place}: devices: '{attachment.device}' already sits on {elsewhere} (attach it once a host)"
+            yield f"{place}: devices: '{attachment.device}' already sits on {elsewhere} (attach it once per host)"
         seen.setdefault(attachment.device, place)
 
 

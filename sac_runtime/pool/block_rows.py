@@ -33,7 +33,7 @@ class BlockRows:
         return RowTable(first_layer, self.geometry.layer_rows, self.geometry.num_layers)
 
     def index_key_rows(self, blocks: IntArray, layer: int) -> IntArray:
-        """Rows that the indexer keys of one layer take up, index_key_rows of them a block. Raises GeometryError, RowRangeError."""
+        """Rows that the indexer keys of one layer take up, index_key_rows per block. Raises GeometryError, RowRangeError."""
         geometry = self.geometry
         require_layer(layer, geometry.num_layers)
         if not geometry.index_key_bytes:

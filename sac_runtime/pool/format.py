@@ -105,7 +105,7 @@ class PoolGeometry:
         while blocks and of(blocks).size_bytes > size_bytes:
             blocks -= max(1, (of(blocks).size_bytes - size_bytes) // (num_hosts * (of(1).block_bytes + 4 * LINE_BYTES)))
         if not blocks:
-            raise GeometryError(f"pool: size_bytes={size_bytes} holds no block a host (at least {of(1).size_bytes})")
+            raise GeometryError(f"pool: size_bytes={size_bytes} holds no block per host (at least {of(1).size_bytes})")
         return of(blocks)
 
     @property
@@ -142,7 +142,7 @@ class PoolGeometry:
 
     @property
     def journal_slots(self) -> int:
-        """Twice what may be live, so that carrying live entries forward costs one copy an entry on average at most; a batch to
+        """Twice what may be live, so that carrying live entries forward costs one copy per entry on average at most; a batch to
         write and one to carry."""
         return 2 * (self.blocks_per_host + self.batch_entries)
 

@@ -65,12 +65,12 @@ class KvLayout:
 
     @classmethod
     def bf16(cls, latent: int = 512, rope: int = 64) -> "KvLayout":
-        """2 B a value: 1152 B (18 lines) at DeepSeek-V3.2's widths. Source: SAC section 4."""
+        """2 B per value: 1152 B (18 lines) at DeepSeek-V3.2's widths. Source: SAC section 4."""
         return cls("bf16", 2 * (latent + rope), 2 * (latent + rope), latent, rope)
 
     @classmethod
     def fp32(cls, latent: int = 512, rope: int = 64) -> "KvLayout":
-        """4 B a value; exact, for comparisons with models that run in fp32."""
+        """4 B per value; exact, for comparisons with models that run in fp32."""
         return cls("fp32", 4 * (latent + rope), 4 * (latent + rope), latent, rope)
 
     @classmethod

@@ -8,8 +8,8 @@ A trace file, integers little-endian:
     u32       version, 2
     u32       size of the header in bytes
     u32       CRC-32 of the header
-    header    JSON in UTF-8: num_layers, top_k, context_tokens (one number a request), source
-    then one record a step:
+    header    JSON in UTF-8: num_layers, top_k, context_tokens (one number per request), source
+    then one record per step:
         u32       size of the payload in bytes
         u32       CRC-32 of the payload
         payload   zlib of: counts, one u32 for each (request, layer), requests outermost; then the gaps of all of
@@ -17,7 +17,7 @@ A trace file, integers little-endian:
     and at the end a record of size 0 whose CRC field holds the number of steps: a file without one is torn. Nothing follows.
 
 A set of positions p0 < p1 < ... has the gaps p0, p1 - p0 - 1, p2 - p1 - 1, ... A gap's high bytes are nearly always
-zero and cost next to nothing; 2048 of 128K positions take about 1 byte an entry, close to the 0.93 of a uniform choice.
+zero and cost next to nothing; 2048 of 128K positions take about 1 byte per entry, close to the 0.93 of a uniform choice.
 
 At step t request r holds `context_tokens[r] + t + 1` tokens, the newest (just written) included.
 """
@@ -122,7 +122,7 @@ class TraceWriter:
         if len(sets) != self.header.num_requests or any(len(layers) != self.header.num_layers for layers in sets):
             shape = [len(layers) for layers in sets]
             raise TraceError(
-                f"{where}: layers a request={shape} must be {[self.header.num_layers] * self.header.num_requests}"
+                f"{where}: layers per request={shape} must be {[self.header.num_layers] * self.header.num_requests}"
             )
         for request, layers in enumerate(sets):
             length = self.header.length(self.num_steps, request)

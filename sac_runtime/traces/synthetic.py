@@ -91,7 +91,7 @@ class LayerModel:
         return (self.recent_tokens - 1 + from_places) / self.top_k
 
     def expected_misses(self, buffer_slots: int) -> float:
-        """Misses a step of an LRU buffer with `buffer_slots` slots beside the newest token's own one.
+        """Misses per step of an LRU buffer with `buffer_slots` slots beside the newest token's own one.
 
         An entry stays for T steps after its last use, with T such that the entries used within T steps fill the buffer
         (Che, Tung and Wang, 2002). Each step's former newest token counts as one miss. HotBuffer's rule, which keeps
@@ -127,7 +127,7 @@ class LayerModel:
 
 @dataclass(frozen=True)
 class SyntheticSpec:
-    """A trace of one request. overlaps: of consecutive steps, one a layer; see LayerModel for the rest."""
+    """A trace of one request. overlaps: of consecutive steps, one per layer; see LayerModel for the rest."""
 
     context_tokens: int
     top_k: int
@@ -170,7 +170,7 @@ class SyntheticSpec:
 def generate(spec: SyntheticSpec, num_steps: int) -> Iterator[TraceStep]:
     """The steps of a synthetic trace, one at a time; the same spec gives the same steps.
 
-    Memory is about 0.4 MB a layer at 128K, whatever the number of steps."""
+    Memory is about 0.4 MB per layer at 128K, whatever the number of steps."""
     layers = [_Layer(spec, layer, num_steps) for layer in range(len(spec.overlaps))]
     for index in range(num_steps):
         length = spec.context_tokens + index + 1

@@ -118,8 +118,8 @@ def main() -> int:
         us |= medians_us(arms, arguments.rounds)
     bounds = [
         Bound("open, us", us["open 1M published blocks"], MOST_OPEN_US),
-        Bound("publish, 2048 at once, us a block", us["publish, 2048 at once"] / BATCH, MOST_US),
-        Bound("look up, 2048 at once, us a block", us["look up, 2048 at once"] / BATCH, MOST_US),
+        Bound("publish, 2048 at once, us per block", us["publish, 2048 at once"] / BATCH, MOST_US),
+        Bound("look up, 2048 at once, us per block", us["look up, 2048 at once"] / BATCH, MOST_US),
     ]
     singly = {f"{name}: each": us[name] / 100 for name in us if "one at a time" in name}
     return report(arguments, us | singly, "us", bounds)

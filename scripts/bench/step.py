@@ -23,7 +23,7 @@ SHARED = (0.0, 0.5, 0.9)  # of two consecutive steps' entries
 
 
 class Decode:
-    """A request whose steps' choices are drawn beforehand, one list of entries a layer."""
+    """A request whose steps' choices are drawn beforehand, one list of entries per layer."""
 
     def __init__(self, home: Backing, shared: float) -> None:
         self.random = np.random.default_rng(round(100 * shared))
@@ -34,7 +34,7 @@ class Decode:
         self.request.slots[:] = 0  # its pages exist before anything is timed
 
     def step(self) -> tuple[int, int, float]:
-        """Elapsed ns, ns of them within the store's gathers, and misses a layer."""
+        """Elapsed ns, ns of them within the store's gathers, and misses per layer."""
         self.chosen = [self._next(each) for each in self.chosen]
         gather_ns = misses = 0
         start_ns = time.perf_counter_ns()
@@ -71,7 +71,7 @@ def main() -> int:
                 samples[shared] += [sample] if round_number >= 0 else []
     for shared, steps in samples.items():
         step_ns, gather_ns, misses = np.array(steps).T
-        name = f"{shared:.0%} shared, {np.median(misses):.0f} misses a layer"
+        name = f"{shared:.0%} shared, {np.median(misses):.0f} misses per layer"
         figures |= {f"{name}: step": np.median(step_ns) / 1000, f"{name}: its gathers": np.median(gather_ns) / 1000}
         bounds.append(Bound(f"{name}: step / gathers", float(np.median(step_ns / gather_ns)), 1.3))
     return report(arguments, figures, "us", bounds)

@@ -40,7 +40,7 @@ def _cost(spec: SyntheticSpec) -> dict[str, tuple[float, float | None]]:
         path = Path(folder) / "short.trace"
         num_steps = write_trace(path, spec.header(), islice(generate(spec, 20), 10))
         bytes_per_entry = path.stat().st_size / (num_steps * len(spec.overlaps) * spec.top_k)
-    return {"generate, ms a step": (generate_ms, None), "file, bytes an entry": (bytes_per_entry, None)}
+    return {"generate, ms per step": (generate_ms, None), "file, bytes per entry": (bytes_per_entry, None)}
 
 
 def _reached(spec: SyntheticSpec, num_steps: int) -> dict[str, tuple[float, float | None]]:
@@ -70,7 +70,7 @@ def _reached(spec: SyntheticSpec, num_steps: int) -> dict[str, tuple[float, floa
     for slots, of_layers in zip(CAPACITIES, misses, strict=True):
         expected = [model.expected_misses(slots) for model in models]
         for name, pick in (("mean", np.mean), ("least layer", np.min), ("most layer", np.max)):
-            figures[f"misses a step, {slots} slots, {name}"] = (float(pick(of_layers)), float(pick(expected)))
+            figures[f"misses per step, {slots} slots, {name}"] = (float(pick(of_layers)), float(pick(expected)))
     return figures
 
 

@@ -2,7 +2,7 @@
 
 A booking is answered at once, so links serve bookings in order of coming; who books small parts in turn shares fairly.
 The file's times are CLOCK_MONOTONIC, the same for all processes; it belongs on a memory file system (/dev/shm), so that it
-goes when the clock starts anew. Layout: a magic line, then one 64-byte line a link: hash of the name (16 bytes), busy until
+goes when the clock starts anew. Layout: a magic line, then one 64-byte line per link: hash of the name (16 bytes), busy until
 (ns), booked so far (ns)."""
 
 import fcntl

@@ -46,7 +46,7 @@ def test_tiers_keep_their_order_and_dram_is_the_measure():
 
 
 def test_break_even_is_length_over_what_later_steps_miss():
-    # Steps after the first miss 60 rows a layer in the mean.
+    # Steps after the first miss 60 rows per layer in the mean.
     assert RECORDING.miss_rate == pytest.approx(60 / 2048)
     assert RECORDING.break_even_steps == pytest.approx(16384 / 60)
     tiers = by_tier()

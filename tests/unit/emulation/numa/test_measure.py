@@ -56,7 +56,7 @@ def test_a_chase_takes_no_less_than_the_cache_would(store):
 
 
 def test_a_paced_stream_keeps_to_its_pace(store):
-    pace_ns = 1_000_000  # a block of 64 KiB a ms
+    pace_ns = 1_000_000  # a block of 64 KiB per ms
     begin_ns = time.perf_counter_ns()
     with Streams(store, (0,), pace_ns=pace_ns) as streams:
         time.sleep(0.1)

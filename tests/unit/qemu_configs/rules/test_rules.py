@@ -217,7 +217,7 @@ BREACHES = {
     "device attached twice": (
         "direct",
         [("bus: 12, devices: [mem0]", "bus: 12, devices: [mem0, mem0]")],
-        "host 'a': bridge 'cxl0': devices: 'mem0' already sits on bridge 'cxl0' (attach it once a host)",
+        "host 'a': bridge 'cxl0': devices: 'mem0' already sits on bridge 'cxl0' (attach it once per host)",
     ),
     "device shared in fact, not in word": (
         "shared-pool",

@@ -24,7 +24,7 @@ def chosen(spec, num_steps, layer):
 
 
 def lru_misses(sets, capacity, newest_of):
-    """Mean misses a step of a plain LRU: a step uses its entries in random order, the newest has its own slot."""
+    """Mean misses per step of a plain LRU: a step uses its entries in random order, the newest has its own slot."""
     order = np.random.default_rng(1)
     resident, misses = OrderedDict(), []
     for index, tokens in enumerate(sets):

@@ -14,7 +14,7 @@ ROWS = Transfer(2048, 2048 * 1152)
 
 
 def plain_profile(**changes):
-    """One byte a ns at the device, ten elsewhere, 100 ns latency, no other cost."""
+    """One byte per ns at the device, ten elsewhere, 100 ns latency, no other cost."""
     wide, narrow = Bandwidth(10.0, 10.0), Bandwidth(1.0, 1.0)
     figures = {
         "read_latency_ns": 100, "write_latency_ns": 100, "setup_ns": 0, "floor_ns": 0, "request_ns": 0, "op_ns": 0,
