@@ -47,6 +47,14 @@ class Arena:
     def count(self, state: BlockState) -> int:
         return int(np.count_nonzero(self._states == state))
 
+    def shortage(self, count: int) -> str:
+        """Why `count` blocks cannot be allocated, and what of it the caller can change."""
+        return (
+            f"pool arena of host {self.host}: {count} blocks wanted, {self.num_free} free of {len(self._states)}; "
+            f"{self.count(BlockState.PUBLISHED)} published (retire some), {self.count(BlockState.HELD)} being written, "
+            f"{self.count(BlockState.RETIRED)} retired and perhaps read still"
+        )
+
     def allocate(self, count: int) -> IntArray:
         """Take free blocks; there must be enough. Returns (count,) int64."""
         assert 0 <= count <= self.num_free

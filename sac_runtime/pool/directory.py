@@ -15,7 +15,7 @@ from sac_runtime.pool.block_hash import BlockHashes
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.hosts import HostsView
 from sac_runtime.pool.journal import Journal
-from sac_runtime.pool.lines import ENTRY, PUBLISHED, Lines, hashes_in
+from sac_runtime.pool.lines import PUBLISHED, RETIRED, Lines, hashes_in, publications
 from sac_runtime.rows.layout import IntArray
 
 ABSENT = -1
@@ -24,13 +24,16 @@ _FEWEST_PLACES = 1024  # of an index; it grows with what it holds
 
 
 class Directory:
-    """Blocks by hash. Per block of the pool, whoever's: hash, publication, number of tokens; publication 0 means not published."""
+    """Blocks by hash. Per block of the pool, whoever's: hash, publication, number of tokens; publication 0 means not published.
+
+    epoch: the pool's when the journals were last followed, 0 before; whatever was retired before it began is known here."""
 
     def __init__(self, store: KvStore, geometry: PoolGeometry, pool_id: int, host: int) -> None:
         self._geometry = geometry
         self._host = host
         self._journals = [Journal(store, geometry, pool_id, host) for host in range(geometry.num_hosts)]
         self._cursors = [1] * geometry.num_hosts
+        self.epoch = 0
         self.num_torn_entries = 0
         self.publications = np.zeros(geometry.num_blocks, np.uint64)
         self.num_tokens = np.zeros(geometry.num_blocks, np.uint16)
@@ -54,6 +57,7 @@ class Directory:
                 view = look()  # the journal came round while it was read: its head is further by now
                 head = int(view.states["head"][host])
                 self._withdraw(host, self._journals[host].oldest_live(head))
+        self.epoch = view.epoch
         return view
 
     def find(self, hashes: BlockHashes) -> IntArray:
@@ -94,13 +98,16 @@ class Directory:
 
     def entries_of(self, blocks: IntArray) -> Lines:
         """Journal entries that say again what is known of `blocks`. Returns (n,) ENTRY."""
-        entries = np.zeros(len(blocks), ENTRY)
-        entries["kind"] = PUBLISHED
-        entries["block"] = blocks
-        entries["publication"] = self.publications[blocks]
-        entries["num_tokens"] = self.num_tokens[blocks]
-        hashes_in(entries)[:] = self._hashes[blocks]
-        return entries
+        return publications(
+            blocks, self._hashes[blocks], self.num_tokens[blocks], publication=self.publications[blocks]
+        )
+
+    def tombstones_of(self, blocks: IntArray) -> Lines:
+        """Journal entries that say that `blocks` are found no more. Returns (n,) ENTRY."""
+        tombstones = self.entries_of(blocks)
+        tombstones["kind"] = RETIRED
+        tombstones["epoch"] = self.epoch
+        return tombstones
 
     def _follow(self, host: int, head: int) -> bool:
         """Take in the journal from the cursor to `head`. False if it had to be read anew and may have moved on meanwhile."""

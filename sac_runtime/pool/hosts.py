@@ -17,11 +17,12 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sac_runtime.errors import FencedError, HostBusyError, PoolFormatError
+from sac_runtime.errors import FencedError, GeometryError, HostBusyError, PoolFormatError
 from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.lines import (
@@ -39,6 +40,7 @@ from sac_runtime.pool.lines import (
 )
 from sac_runtime.rows.layout import LINE_BYTES
 
+DEFAULT_PATIENCE_S = 5.0  # assumed: silence after which a host counts as dead; ten beats of Pool.beating
 MOST_TORN_READS = 1000  # assumed: no live host is caught with both lines torn so often in a row
 
 
@@ -55,6 +57,12 @@ class HostsView:
         """Hosts whose leases count."""
         is_open: NDArray[np.bool_] = self.states["status"] == OPEN
         return is_open & ~self.fenced
+
+    @property
+    def readers(self) -> NDArray[np.bool_]:
+        """Hosts that count and hold a lease."""
+        holds_lease: NDArray[np.bool_] = self.states["reading"] != NO_LEASE
+        return self.counted & holds_lease
 
     @property
     def oldest_epoch_read(self) -> int:
@@ -76,9 +84,14 @@ class Hosts:
         geometry: PoolGeometry,
         pool_id: int,
         host: int,
+        patience_s: float = DEFAULT_PATIENCE_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> None:
+        """patience_s: silence after which another host is taken for dead. Raises GeometryError."""
+        if not 0 <= patience_s < inf:
+            raise GeometryError(f"pool: patience_s={patience_s} must be a number of seconds, 0 or more")
         self.host = host
+        self._patience_ns = int(patience_s * 1e9)
         self._store = store
         self._geometry = geometry
         self._clock_ns = clock_ns
@@ -107,18 +120,18 @@ class Hosts:
         """How long the state of `host` has stood still, by this host's watch; 0 before the first look."""
         return self._clock_ns() - int(self._changed_at_ns[host]) if self._sequences[host] >= 0 else 0
 
-    def require_free(self, host: int, patience_ns: int, sleep: Callable[[float], None]) -> None:
-        """Return once `host` has closed, is fenced off, or has not changed its state for `patience_ns`.
+    def require_free(self, host: int, sleep: Callable[[float], None]) -> None:
+        """Return once `host` has closed, is fenced off, or has not changed its state for as long as the patience.
         Raises HostBusyError if it does change meanwhile."""
         view = self.look()
         first = view.states[host]
-        while view.counted[host] and self.silent_for_ns(host) < patience_ns:
-            sleep(patience_ns / 20e9)
+        while view.counted[host] and self.silent_for_ns(host) < self._patience_ns:
+            sleep(self._patience_ns / 20e9)
             view = self.look()
             if view.counted[host] and view.states[host]["sequence"] != first["sequence"]:
                 raise HostBusyError(
                     f"pool host {host}: incarnation={_openings(first)} is in use by a live process: its state changed within "
-                    f"{patience_ns / 1e9:g} s (end that process, or open the pool as another host)"
+                    f"{self._patience_ns / 1e9:g} s (end that process, or open the pool as another host)"
                 )
 
     def join(self, previous: Lines) -> Lines:
@@ -137,8 +150,28 @@ class Hosts:
         self.require_unfenced()
         self._write(**changes)
 
+    def begin_epoch(self) -> int:
+        """Start an epoch that no host reads yet, and return it. What was retired before may be reused when all hosts have come to
+        it. The look must come after the tombstones are in memory: whoever missed them has announced an epoch that it sees.
+        Raises FencedError."""
+        epoch = self.look().epoch + 1
+        self.write(epoch=epoch)
+        return epoch
+
     def leave(self) -> None:
+        """Say that this host has closed the pool. Raises FencedError."""
         self.write(status=CLOSED, reading=NO_LEASE)
+
+    def fence_silent(self, view: HostsView, suspects: NDArray[np.bool_]) -> list[int]:
+        """Fence off those suspects that were silent for as long as the patience. suspects: (num_hosts,) bool. Returns them."""
+        dead = [
+            host
+            for host in np.flatnonzero(suspects).tolist()
+            if host != self.host and self.silent_for_ns(host) >= self._patience_ns
+        ]
+        for host in dead:
+            self.fence_off(host, int(view.states[host]["incarnation"]))
+        return dead
 
     def fence_off(self, host: int, incarnation: int) -> None:
         """Mark that incarnation of `host` as dead, for all to see."""

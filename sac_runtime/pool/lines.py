@@ -12,7 +12,7 @@ from sac_runtime import native
 from sac_runtime.memory.store import KvStore
 from sac_runtime.rows.layout import LINE_BYTES
 
-Lines = NDArray[Any]  # structured, LINE_BYTES an element
+Lines = NDArray[Any]  # structured, LINE_BYTES per element
 
 # One entry of a host's journal: a block was published, or retired.
 ENTRY = np.dtype(
@@ -55,7 +55,7 @@ _WORD_MASK = 2**64 - 1
 
 
 def _odd_constants(count: int) -> NDArray[np.uint64]:
-    """Odd multipliers, one a word: output of splitmix64 (Steele, Lea, Flood 2014), seed 0, lowest bit set."""
+    """Odd multipliers, one per word: output of splitmix64 (Steele, Lea, Flood 2014), seed 0, lowest bit set."""
     constants = []
     for index in range(1, count + 1):
         word = index * 0x9E3779B97F4A7C15 & _WORD_MASK
@@ -94,6 +94,26 @@ def salt_of(pool_id: int, host: int, dtype: np.dtype[Any]) -> int:
     """What to mix into the checksum of a line: which pool, whose line, which format."""
     kind = (ENTRY, STATE, MARK).index(dtype)
     return (pool_id + (4 * host + kind) * 0x9E3779B97F4A7C15) & _WORD_MASK
+
+
+def publications(
+    blocks: NDArray[np.int64],
+    hashes: NDArray[np.uint64],
+    num_tokens: NDArray[Any] | int,
+    *,
+    publication: NDArray[np.uint64] | int = 0,
+    epoch: int = 0,
+) -> Lines:
+    """Journal entries that say which block holds the tokens of which hash. blocks: (n,); hashes: (n, 2); num_tokens: (n,), or one
+    for all; publication: (n,), 0 where the entry is the block's first. Returns (n,) ENTRY."""
+    entries = np.zeros(len(blocks), ENTRY)
+    entries["kind"] = PUBLISHED
+    entries["block"] = blocks
+    hashes_in(entries)[:] = hashes
+    entries["num_tokens"] = num_tokens
+    entries["publication"] = publication
+    entries["epoch"] = epoch
+    return entries
 
 
 def hashes_in(entries: Lines) -> NDArray[np.uint64]:

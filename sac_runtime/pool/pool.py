@@ -1,11 +1,23 @@
 """The pool: KV blocks in memory that hosts share without coherence. Allocate, write, publish; look up under a lease, read.
 
-Knows how the parts work together; knows no models, no top-k, no time. CXL 2.0 memory is not coherent between hosts and has no
-atomics across them, so no line has two writers, and every host writes what it says before it says it:
+Knows how the parts work together; knows no models, no top-k, no time. The terms:
+
+    block       the KV rows of some consecutive tokens in all layers: what is allocated, published and reused as one
+    arena       the blocks of one host: it alone writes them, all hosts read them
+    journal     a host's ring of entries in shared memory: "this block holds the tokens of that hash" (published), or no more
+                (retired; such an entry is a tombstone)
+    state line  the 64 bytes in which a host says how far its journal reaches, which epoch it reads, and that it lives
+    epoch       a number that grows whenever a host has retired blocks
+    lease       what a host holds while it reads, announced in its state line: no block found under it is reused before it ends
+    flush       write lines of this host's cache back to memory; a fence waits until that is done
+    fence off   mark a silent host as dead, so that its leases count no more (no kin of the fence above)
+
+CXL 2.0 memory is not coherent between hosts and has no atomics across them. So no line has two writers, and the order in which a
+host's lines reach memory is what the others rely on:
 
     publish   rows, flush, fence; journal entries, flush, fence; state line with the new journal head, flush, fence
-    lease     announce the epoch that will be read, flush, fence; then follow all journals
-    retire    tombstones and head; then look at all hosts: the blocks wait until nobody reads an epoch seen then
+    lease     state line with the epoch that will be read, flush, fence; then follow all journals
+    retire    tombstones and head as in publish; then look at all hosts: the blocks wait until nobody reads an epoch seen then
 
 A reader that missed the tombstone had announced its lease before the owner looked, so the owner waits for it; one that the owner
 did not see will read the tombstone. Epochs only make the wait end: leases begun after the retirement carry a later one.
@@ -25,32 +37,30 @@ did not see will read the tombstone. Epochs only make the wait end: leases begun
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sac_runtime.errors import BlockStateError, FencedError, GeometryError, PoolFormatError, PoolFullError
+from sac_runtime.errors import FencedError, PoolFormatError, PoolFullError
 from sac_runtime.memory.store import KvStore
+from sac_runtime.pool import arguments
 from sac_runtime.pool import format as pool_format
 from sac_runtime.pool import hosts as host_lines
 from sac_runtime.pool.arena import Arena, BlockState
 from sac_runtime.pool.block_hash import BlockHashes
 from sac_runtime.pool.block_rows import BlockRows
-from sac_runtime.pool.directory import ABSENT, Directory
+from sac_runtime.pool.directory import Directory
 from sac_runtime.pool.format import PoolGeometry
-from sac_runtime.pool.hosts import Hosts, HostsView
+from sac_runtime.pool.heartbeat import heartbeat
+from sac_runtime.pool.hosts import DEFAULT_PATIENCE_S, Hosts
 from sac_runtime.pool.journal import JournalWriter
-from sac_runtime.pool.lines import ENTRY, NO_LEASE, PUBLISHED, RETIRED, Lines, hashes_in
+from sac_runtime.pool.lease import Lease, Leases
+from sac_runtime.pool.lines import Lines, publications
 from sac_runtime.rows.layout import ByteArray, IntArray
 from sac_runtime.rows.placement import RowTable
-
-DEFAULT_PATIENCE_S = 5.0  # assumed: silence after which a host counts as dead; ten beats of Pool.beating
 
 
 class Pool:
@@ -71,20 +81,13 @@ class Pool:
     ) -> None:
         """Use create() or open(). Raises HostBusyError."""
         pool_format.require_host(geometry, host)
-        if not 0 <= patience_s < inf:
-            raise GeometryError(f"pool: patience_s={patience_s} must be a number of seconds, 0 or more")
         self.store = store
         self.geometry = geometry
         self.host = host
-        self._patience_ns = int(patience_s * 1e9)
         self._lock = threading.RLock()
-        self._leases: dict[int, int] = {}  # lease number -> epoch
-        self._num_leases = 0
-        self._hosts = Hosts(store, geometry, pool_id, host, clock_ns)
-        self._placement = BlockRows(geometry, store.rows_offset)
+        self._hosts = Hosts(store, geometry, pool_id, host, patience_s, clock_ns)
+        self._block_rows = BlockRows(geometry, store.rows_offset)
         self._directory = Directory(store, geometry, pool_id, host)
-        self._fresh = np.zeros(geometry.num_blocks, np.uint64)  # publication of each block that our cache agrees with
-        self._epoch = 0  # the pool's, as of the last refresh
         self._closed = False
         self._join(sleep)
 
@@ -167,7 +170,7 @@ class Pool:
         Where too few are free, reclaims what no one may read any more, fencing off hosts that hold a lease and are dead. Published
         blocks are never taken: retire() them. Raises PoolFullError, FencedError."""
         with self._lock:
-            _require_count(count)
+            arguments.require_count(count)
             self._require_writable()
             if count > self._arena.num_free:
                 self._reclaim(count)
@@ -181,12 +184,8 @@ class Pool:
         elapsed ns by the store's clock. Raises BlockStateError unless the blocks are held, FencedError."""
         with self._lock:
             self._require_held(blocks, "written")
+            arguments.require_tokens(self.geometry, first_token, len(values), len(blocks))
             tokens = np.arange(first_token, first_token + len(values))
-            if first_token < 0 or first_token + len(values) > len(blocks) * self.geometry.block_tokens:
-                raise GeometryError(
-                    f"pool write: tokens {first_token} to {first_token + len(values) - 1} lie outside "
-                    f"[0, {len(blocks) * self.geometry.block_tokens}), the tokens of {len(blocks)} blocks"
-                )
             return self.store.write_rows(self.row_table(blocks).rows(layer, tokens), values)
 
     def write_token(self, block: int, token: int, values: ByteArray) -> int:
@@ -195,10 +194,7 @@ class Pool:
         with self._lock:
             blocks = np.array([block])
             self._require_held(blocks, "written")
-            if not 0 <= token < self.geometry.block_tokens:
-                raise GeometryError(
-                    f"pool write: token={token} lies outside [0, {self.geometry.block_tokens}), the tokens of a block"
-                )
+            arguments.require_token(self.geometry, token)
             table, layers = self.row_table(blocks), range(self.geometry.num_layers)
             return self.store.write_rows(np.array([table.layer(layer).row(token) for layer in layers]), values)
 
@@ -206,8 +202,8 @@ class Pool:
         """Write the indexer keys of one layer of allocated blocks. keys: (n * block_tokens, index_key_bytes) uint8. As write()."""
         with self._lock:
             self._require_held(blocks, "written")
-            rows = self._placement.index_key_rows(blocks, layer)
-            return self.store.write_rows(rows, self._placement.pack_index_keys(keys, len(blocks)))
+            rows = self._block_rows.index_key_rows(blocks, layer)
+            return self.store.write_rows(rows, self._block_rows.pack_index_keys(keys, len(blocks)))
 
     def publish(self, blocks: IntArray, hashes: BlockHashes, num_tokens: IntArray | None = None) -> None:
         """Let all hosts find allocated blocks, whose rows have been written. They never change from then on.
@@ -216,20 +212,11 @@ class Pool:
         given, up to batch_entries at a time; on return all have. Raises BlockStateError, FencedError."""
         with self._lock:
             self._require_held(blocks, "published")
-            if hashes.shape != (len(blocks), 2) or hashes.dtype != np.uint64:
-                raise GeometryError(
-                    f"pool publish: hashes is {hashes.dtype} of shape {hashes.shape}; it must be uint64 of shape ({len(blocks)}, 2)"
-                )
-            valid_tokens = self._valid_num_tokens(num_tokens, len(blocks))
+            arguments.require_hashes(hashes, len(blocks))
+            valid_tokens = arguments.valid_num_tokens(self.geometry, num_tokens, len(blocks))
             self._flush(blocks)
             self._hosts.require_unfenced()  # flushing may have taken long
-            entries = np.zeros(len(blocks), ENTRY)
-            entries["kind"] = PUBLISHED
-            entries["block"] = blocks
-            hashes_in(entries)[:] = hashes
-            entries["num_tokens"] = valid_tokens
-            entries["epoch"] = self._epoch
-            self._journal.append(entries)
+            self._journal.append(publications(blocks, hashes, valid_tokens, epoch=self._directory.epoch))
             self._arena.used(blocks)
 
     def put(
@@ -243,9 +230,9 @@ class Pool:
         values: (L, n * block_tokens, row_bytes) uint8; index_keys: (L, n * block_tokens, index_key_bytes) uint8, where the pool
         holds them. Returns the blocks, (n,) int64. Raises GeometryError, PoolFullError, FencedError; then nothing is held, unless
         its publication was cut off, so that others may see it."""
-        self._require_whole("values", values, len(hashes), self.geometry.layout.row_bytes)
+        arguments.require_whole(self.geometry, "values", values, len(hashes), self.geometry.layout.row_bytes)
         if self.geometry.index_key_bytes or index_keys is not None:
-            self._require_whole("index_keys", index_keys, len(hashes), self.geometry.index_key_bytes)
+            arguments.require_whole(self.geometry, "index_keys", index_keys, len(hashes), self.geometry.index_key_bytes)
         blocks = self.allocate(len(hashes))
         try:
             for layer in range(self.geometry.num_layers):
@@ -271,60 +258,41 @@ class Pool:
         with self._lock:
             self._require_writable()
             self._arena.require(blocks, BlockState.PUBLISHED, "retired")
-            tombstones = self._directory.entries_of(np.asarray(blocks, np.int64))
-            tombstones["kind"] = RETIRED
-            tombstones["epoch"] = self._epoch
-            self._journal.append(tombstones)
-            self._arena.retired(np.asarray(blocks, np.int64), self._begin_epoch())
+            numbers = np.asarray(blocks, np.int64)
+            self._journal.append(self._directory.tombstones_of(numbers))
+            self._arena.retired(numbers, self._hosts.begin_epoch())
 
     def retire_coldest(self, count: int) -> IntArray:
         """Retire the `count` published blocks that this host has not used for longest. Returns those retired, (<= count,) int64."""
         with self._lock:
-            _require_count(count)
+            arguments.require_count(count)
             blocks = self._arena.coldest(count)
             self.retire(blocks)
             return blocks
 
     # -- reading ---------------------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def lease(self) -> Iterator["Lease"]:
+    def lease(self) -> AbstractContextManager[Lease]:
         """Hold on to all that is published now: what a lookup in it finds is not reused before its end. Leases may overlap.
         Raises FencedError on entry, and at the end if this host was fenced off meanwhile (then what was read must not be used)."""
-        with self._lock:
-            self._num_leases += 1
-            lease = Lease(self, self._num_leases)
-        try:
-            with self._lock:
-                self._begin_lease(lease.number)
-            yield lease
-            lease.check()
-        finally:
-            with self._lock:
-                self._end_lease(lease.number)
+        return self._leases.hold()
 
     def lookup(self, hashes: BlockHashes) -> IntArray:
         """Block of each hash, or -1. hashes: (n, 2) uint64. Returns (n,) int64.
 
         Follows the journals if any is unknown. A hint, unless under a lease: to read, use Lease.lookup()."""
-        with self._lock:
-            found = self._directory.find(hashes)
-            if (found == ABSENT).any():
-                self.refresh()
-                found = self._directory.find(hashes)
-            return found
+        return self._leases.lookup(hashes)
 
     def num_tokens(self, blocks: IntArray) -> IntArray:
         """Valid tokens of each published block, (n,) int64; less than block_tokens where a block was published partly full.
         Raises GeometryError for a number that is no block's, as ABSENT is none."""
         numbers = np.asarray(blocks)
-        if numbers.size and not (numbers.min() >= 0 and numbers.max() < self.geometry.num_blocks):
-            raise GeometryError(f"pool: blocks {numbers} do not all lie in [0, {self.geometry.num_blocks})")
+        arguments.require_blocks_of_pool(self.geometry, numbers)
         return self._directory.num_tokens[numbers].astype(np.int64)
 
     def row_table(self, blocks: IntArray) -> RowTable:
-        """Where the tokens of the sequence lie that `blocks` make up. Make it once a sequence, use it every layer and step."""
-        return self._placement.row_table(blocks)
+        """Where the tokens of the sequence lie that `blocks` make up. Make it once per sequence, use it in every layer and step."""
+        return self._block_rows.row_table(blocks)
 
     def rows(self, blocks: IntArray, layer: int) -> IntArray:
         """Row numbers of all tokens of `blocks` in `layer`, in order. Returns (n * block_tokens,) int64."""
@@ -333,17 +301,17 @@ class Pool:
 
     def read_index_keys(self, blocks: IntArray, layer: int) -> ByteArray:
         """Indexer keys of one layer. Returns (n * block_tokens, index_key_bytes) uint8."""
-        rows = self._placement.index_key_rows(blocks, layer)
+        rows = self._block_rows.index_key_rows(blocks, layer)
         packed = np.empty((len(rows), self.geometry.layout.row_bytes), np.uint8)
         self.store.read_rows(rows, packed)
-        return self._placement.unpack_index_keys(packed, len(blocks))
+        return self._block_rows.unpack_index_keys(packed, len(blocks))
 
     # -- life ------------------------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Learn what the other hosts have published and retired."""
         with self._lock:
-            self._epoch = self._directory.catch_up(self._hosts.look).epoch
+            self._directory.catch_up(self._hosts.look)
 
     def beat(self) -> None:
         """Show the other hosts that this one lives. Publishing, retiring, beginning and ending leases do so too."""
@@ -351,23 +319,9 @@ class Pool:
             self._hosts.require_unfenced()
             self._hosts.write()
 
-    @contextmanager
-    def beating(self, interval_s: float = DEFAULT_PATIENCE_S / 10) -> Iterator[None]:
+    def beating(self, interval_s: float = DEFAULT_PATIENCE_S / 10) -> AbstractContextManager[None]:
         """Beat from a thread while the body runs, for work that stays away from the pool longer than the others' patience."""
-        stop = threading.Event()
-
-        def beat() -> None:
-            with suppress(FencedError):  # the next use of the pool says so
-                while not stop.wait(interval_s):
-                    self.beat()
-
-        thread = threading.Thread(target=beat, name=f"pool-host-{self.host}-heartbeat", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+        return heartbeat(self.beat, interval_s, f"pool-host-{self.host}-heartbeat")
 
     def fence_dead_hosts(self) -> list[int]:
         """Fence off every host that is open and was silent for patience_s, by this host's watch. Returns them. What they published
@@ -375,7 +329,7 @@ class Pool:
         with self._lock:
             self._hosts.require_unfenced()
             view = self._hosts.look()
-            return self._fence_dead(view, view.counted)
+            return self._hosts.fence_silent(view, view.counted)
 
     def close(self) -> None:
         """Leave the pool; its host number can be opened again at once. A second close does nothing. The store stays open."""
@@ -395,7 +349,7 @@ class Pool:
 
     def _join(self, sleep: Callable[[float], None]) -> None:
         """Take this host's place, and find out what the process before left."""
-        self._hosts.require_free(self.host, self._patience_ns, sleep)
+        self._hosts.require_free(self.host, sleep)
         state = self._hosts.join(self._hosts.look().states[self.host])
         self.refresh()
         self._journal = JournalWriter(
@@ -406,7 +360,8 @@ class Pool:
             self._directory.live_entries,
         )
         published = self._directory.published_by(self.host)
-        self._arena = Arena(self.geometry, self.host, published, int(state["blocks_used"]), self._begin_epoch())
+        self._arena = Arena(self.geometry, self.host, published, int(state["blocks_used"]), self._hosts.begin_epoch())
+        self._leases = Leases(self.store, self._block_rows, self._hosts, self._directory, self._arena, self._lock)
 
     def _commit(self, entries: Lines, head: int) -> None:
         """Make journal entries count: for the others by the state line, for this process by its directory."""
@@ -416,59 +371,7 @@ class Pool:
         )
         self._directory.apply(self.host, entries, head)
         self._arena.published(new)
-        self._fresh[new] = self._directory.publications[new]  # our cache has what we wrote
-
-    def _begin_epoch(self) -> int:
-        """Start an epoch that no host reads yet. What was retired before may be reused when all hosts have come to it.
-
-        The look must come after the tombstones are in memory: whoever missed them has announced an epoch that it sees."""
-        epoch = self._hosts.look().epoch + 1
-        self._hosts.write(epoch=epoch)
-        return epoch
-
-    def _begin_lease(self, number: int) -> None:
-        self._hosts.require_unfenced()
-        self.refresh()
-        self._leases[number] = self._epoch
-        self._announce()
-        self.refresh()  # only what is still published now, after the announcement, is protected by it
-
-    def _end_lease(self, number: int) -> None:
-        self._leases.pop(number, None)  # None if it never began
-        with suppress(FencedError):  # its lease counts no more anyway
-            self._announce()
-
-    def _announce(self) -> None:
-        oldest = min(self._leases.values(), default=NO_LEASE)
-        if oldest != self._hosts.state["reading"]:
-            self._hosts.write(reading=oldest)
-
-    def _under_lease(self, number: int, hashes: BlockHashes, prefix: bool) -> IntArray:
-        """Look up, and make sure that this host's cache holds nothing older than the publications found."""
-        with self._lock:
-            self._require_lease(number)
-            found = self.lookup(hashes)
-            if prefix:
-                found = found[: int(np.argmax(np.append(found, ABSENT) == ABSENT))]
-            blocks = found[found != ABSENT]
-            self._arena.used(blocks)
-            stale = np.unique(blocks[self._fresh[blocks] != self._directory.publications[blocks]])
-            for offset, size_bytes in self._placement.byte_ranges(stale):
-                self.store.invalidate(offset, size_bytes)
-            self.store.fence()
-            self._fresh[stale] = self._directory.publications[stale]
-            return found
-
-    def _require_lease(self, number: int) -> None:
-        if number not in self._leases:
-            raise BlockStateError(f"pool host {self.host}: lease {number} has ended; read inside its with statement")
-        self._hosts.require_unfenced()
-
-    def _require_whole(self, name: str, rows: ByteArray | None, num_blocks: int, row_bytes: int) -> None:
-        wanted = (self.geometry.num_layers, num_blocks * self.geometry.block_tokens, row_bytes)
-        if rows is None or rows.shape != wanted or rows.dtype != np.uint8:
-            found = "missing" if rows is None else f"{rows.dtype} of shape {rows.shape}"
-            raise GeometryError(f"pool put: {name} is {found}; it must be uint8 of shape {wanted}")
+        self._leases.note_written(new)
 
     def _require_held(self, blocks: IntArray, verb: str) -> None:
         self._arena.require(blocks, BlockState.HELD, verb)
@@ -479,70 +382,17 @@ class Pool:
         self._journal.require_whole()
         self._hosts.require_unfenced()
 
-    def _valid_num_tokens(self, num_tokens: IntArray | None, num_blocks: int) -> IntArray | int:
-        most = self.geometry.block_tokens
-        if num_tokens is None:
-            return most
-        if np.shape(num_tokens) != (num_blocks,) or np.asarray(num_tokens).dtype.kind not in "iu":
-            raise GeometryError(f"pool publish: num_tokens={num_tokens} must be {num_blocks} integers, one a block")
-        if np.min(num_tokens, initial=1) < 1 or np.max(num_tokens, initial=1) > most:
-            raise GeometryError(f"pool publish: num_tokens={num_tokens} must lie in [1, {most}], the block_tokens")
-        return num_tokens
-
     def _flush(self, blocks: IntArray) -> None:
-        for offset, size_bytes in self._placement.byte_ranges(blocks):
+        for offset, size_bytes in self._block_rows.byte_ranges(blocks):
             self.store.flush(offset, size_bytes)
         self.store.fence()
 
     def _reclaim(self, count: int) -> None:
         view = self._hosts.look()
         self._arena.reclaim(view.oldest_epoch_read)
-        if count > self._arena.num_free and self._fence_dead(view, view.counted & (view.states["reading"] != NO_LEASE)):
+        if count > self._arena.num_free and self._hosts.fence_silent(view, view.readers):
             self._arena.reclaim(self._hosts.look().oldest_epoch_read)
 
-    def _fence_dead(self, view: HostsView, suspects: NDArray[np.bool_]) -> list[int]:
-        dead = [
-            host
-            for host in np.flatnonzero(suspects).tolist()
-            if host != self.host and self._hosts.silent_for_ns(host) >= self._patience_ns
-        ]
-        for host in dead:
-            self._hosts.fence_off(host, int(view.states[host]["incarnation"]))
-        return dead
-
     def _why_full(self, count: int) -> str:
-        view = self._hosts.look()
-        readers = np.flatnonzero(view.counted & (view.states["reading"] != NO_LEASE)).tolist()
-        return (
-            f"pool arena of host {self.host}: {count} blocks wanted, {self._arena.num_free} free of "
-            f"{self.geometry.blocks_per_host}; {self._arena.count(BlockState.PUBLISHED)} published (retire some), "
-            f"{self._arena.count(BlockState.HELD)} being written, {self._arena.count(BlockState.RETIRED)} retired and perhaps "
-            f"read still, by hosts {readers} (wait for their leases to end)"
-        )
-
-
-@dataclass(frozen=True)
-class Lease:
-    """A promise of the pool: blocks found under it keep their contents until it ends. Made by Pool.lease()."""
-
-    pool: Pool
-    number: int
-
-    def lookup(self, hashes: BlockHashes) -> IntArray:
-        """Block of each hash, or -1; ready to read. hashes: (n, 2) uint64. Returns (n,) int64. Raises FencedError."""
-        return self.pool._under_lease(self.number, hashes, prefix=False)
-
-    def prefix(self, hashes: BlockHashes) -> IntArray:
-        """Blocks of the longest published prefix of a chain; ready to read. Returns (<= n,) int64. Raises FencedError."""
-        return self.pool._under_lease(self.number, hashes, prefix=True)
-
-    def check(self) -> None:
-        """Raise FencedError if this host was fenced off since the lease began. Call it after the last read, before using what was
-        read: until then a block could have been reused without this host's knowledge."""
-        with self.pool._lock:
-            self.pool._require_lease(self.number)
-
-
-def _require_count(count: int) -> None:
-    if count < 0 or count != int(count):
-        raise GeometryError(f"pool: count={count} must be a number of blocks, 0 or more")
+        readers = np.flatnonzero(self._hosts.look().readers).tolist()
+        return f"{self._arena.shortage(count)}, by hosts {readers} (wait for their leases to end)"

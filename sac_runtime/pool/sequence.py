@@ -11,7 +11,8 @@ import numpy as np
 from sac_runtime.memory.backing import Backing
 from sac_runtime.pool.block_hash import chain_hashes
 from sac_runtime.pool.directory import ABSENT
-from sac_runtime.pool.pool import Lease, Pool
+from sac_runtime.pool.lease import Lease
+from sac_runtime.pool.pool import Pool
 from sac_runtime.rows.layout import ByteArray, IntArray
 from sac_runtime.rows.placement import LayerRows
 

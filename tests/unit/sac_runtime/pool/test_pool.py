@@ -44,7 +44,7 @@ def test_every_row_of_a_pool_is_a_row_of_its_own(kit):
     pool = kit.create(kit.memory_for(geometry), geometry)
     every_block = np.arange(geometry.num_blocks)
     tokens = [pool.rows(every_block, layer) for layer in range(3)]
-    keys = [pool._placement.index_key_rows(every_block, layer) for layer in range(3)]
+    keys = [pool._block_rows.index_key_rows(every_block, layer) for layer in range(3)]
     rows = np.concatenate(tokens + keys)
     assert np.array_equal(np.sort(rows), np.arange(geometry.num_rows))
 

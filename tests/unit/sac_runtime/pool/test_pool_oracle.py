@@ -13,8 +13,10 @@ from emulation.stores.incoherent import IncoherentStore
 from sac_runtime.errors import FencedError, PoolFullError, SacError
 from sac_runtime.pool import format as pool_format
 from sac_runtime.pool import hosts, journal, lines
+from sac_runtime.pool.directory import Directory
 from sac_runtime.pool.hosts import Hosts, HostsView
 from sac_runtime.pool.journal import Journal, JournalWriter
+from sac_runtime.pool.lease import Leases
 from sac_runtime.pool.pool import Pool
 from sac_runtime.rows.layout import PAGE_BYTES, KvLayout
 from sac_runtime.rows.placement import RowTable
@@ -519,7 +521,7 @@ def entries_and_head_in_one_fence(patch):
 
 def rows_not_fenced(patch):
     def flush(self, blocks):
-        for offset, size_bytes in self._placement.byte_ranges(blocks):
+        for offset, size_bytes in self._block_rows.byte_ranges(blocks):
             self.store.flush(offset, size_bytes)
 
     patch.setattr(Pool, "_flush", flush)
@@ -529,7 +531,7 @@ def live_leases_ignored_once_a_dead_host_is_fenced(patch):
     def reclaim(self, count):
         view = self._hosts.look()
         self._arena.reclaim(view.oldest_epoch_read)
-        if count > self._arena.num_free and self._fence_dead(view, view.counted):
+        if count > self._arena.num_free and self._hosts.fence_silent(view, view.counted):
             self._arena.reclaim(lines.NO_LEASE)
 
     patch.setattr(Pool, "_reclaim", reclaim)
@@ -539,9 +541,9 @@ def no_epoch_begun_on_joining(patch):
     join = Pool._join
 
     def join_quietly(self, sleep):
-        self._begin_epoch = lambda: self._hosts.look().epoch
+        self._hosts.begin_epoch = lambda: self._hosts.look().epoch
         join(self, sleep)
-        del self._begin_epoch
+        del self._hosts.begin_epoch
 
     patch.setattr(Pool, "_join", join_quietly)
 
@@ -564,11 +566,11 @@ def old_superblock_not_erased(patch):
 
 def lease_announced_too_late(patch):
     def begin(self, number):
-        self.refresh()
-        self._leases[number] = self._epoch
+        self._catch_up()
+        self._epochs[number] = self._directory.epoch
         self._announce()
 
-    patch.setattr(Pool, "_begin_lease", begin)
+    patch.setattr(Leases, "_begin", begin)
 
 
 def leases_ignored(patch):
@@ -576,11 +578,19 @@ def leases_ignored(patch):
 
 
 def epoch_of_the_last_refresh(patch):
-    def begin(self):
-        self._hosts.write(epoch=self._epoch + 1)
-        return self._epoch + 1
+    catch_up = Directory.catch_up
 
-    patch.setattr(Pool, "_begin_epoch", begin)
+    def catch_up_and_note(self, look):
+        view = catch_up(self, look)
+        look.__self__.last_seen = view.epoch
+        return view
+
+    def begin(self):
+        self.write(epoch=self.last_seen + 1)
+        return self.last_seen + 1
+
+    patch.setattr(Directory, "catch_up", catch_up_and_note)
+    patch.setattr(Hosts, "begin_epoch", begin)
 
 
 def ring_overwrites_live_entries(patch):
@@ -605,14 +615,14 @@ def layers_one_row_off(patch):
 
 
 def blocks_invalidated_once_for_ever(patch):
-    under_lease = Pool._under_lease
+    lookup_under = Leases.lookup_under
 
     def lazy(self, *arguments, **options):
-        known = (self._fresh > 0) & (self._directory.publications > 0)
-        self._fresh[known] = self._directory.publications[known]
-        return under_lease(self, *arguments, **options)
+        known = (self._cached > 0) & (self._directory.publications > 0)
+        self._cached[known] = self._directory.publications[known]
+        return lookup_under(self, *arguments, **options)
 
-    patch.setattr(Pool, "_under_lease", lazy)
+    patch.setattr(Leases, "lookup_under", lazy)
 
 
 def fence_marks_not_looked_for(patch):

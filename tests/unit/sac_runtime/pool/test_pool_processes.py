@@ -23,11 +23,11 @@ GEOMETRY = PoolGeometry(KvLayout.fp8(), num_hosts=2, num_layers=3, block_tokens=
 WRITER = """
 import sys
 import numpy as np
-from sac_runtime.block_hash import chain_hashes
 from sac_runtime.errors import PoolFullError
-from sac_runtime.layout import KvLayout
-from sac_runtime.pool import Pool
-from sac_runtime.store import MappedStore
+from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.pool.block_hash import chain_hashes
+from sac_runtime.pool.pool import Pool
+from sac_runtime.rows.layout import KvLayout
 
 path, num_rows, metadata_bytes, request = sys.argv[1], *map(int, sys.argv[2:])
 store = MappedStore.shared(path, layout=KvLayout.fp8(), num_rows=num_rows, metadata_bytes=metadata_bytes)

@@ -6,8 +6,10 @@ import pytest
 from sac_runtime.errors import FencedError, GeometryError, PoolFormatError, RowRangeError
 from sac_runtime.pool.arena import BlockState
 from sac_runtime.pool.block_hash import chain_hashes
+from sac_runtime.pool.directory import Directory
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.hosts import Hosts
+from sac_runtime.pool.lease import Leases
 from sac_runtime.pool.pool import Pool
 from sac_runtime.rows.layout import KvLayout
 
@@ -171,8 +173,8 @@ def test_a_publication_that_is_cut_off_leaves_its_blocks_to_nobody(kit, bed, mon
 
 def test_a_lease_that_is_cut_off_while_it_begins_holds_nothing_back(kit, bed, monkeypatch):
     blocks = kit.put(bed.pools[0], kit.chain(1, 6, bed.geometry))
-    for name in ("_announce", "refresh"):
-        interrupted_after(monkeypatch, Pool, name)
+    for owner, name in ((Leases, "_announce"), (Directory, "catch_up")):
+        interrupted_after(monkeypatch, owner, name)
         with pytest.raises(KeyboardInterrupt), bed.pools[1].lease():
             raise AssertionError("unreachable")
     bed.pools[0].retire(blocks)
