@@ -3,12 +3,14 @@
 import signal
 import sys
 from types import FrameType
+from typing import Annotated
 
 import typer
 
 from emulation.cli import bed_files as bedfile
 from emulation.cli import beds, calibrate, latency, machine, numa, run, serve
 from emulation.errors import CxlbedError, MachineError
+from emulation.version import version
 from guest.errors import GuestError
 from qemu_configs.errors import ConfigError
 from sac_runtime.errors import SacError
@@ -30,6 +32,21 @@ app.command()(beds.ssh)
 app.command()(beds.console)
 app.command()(beds.down)
 app.command()(numa.numa)
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"cxlbed {version}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end.")
+    ] = False,
+) -> None:
+    """What belongs to no verb."""
 
 
 def main() -> None:

@@ -85,8 +85,8 @@ struct sac_step {
     int64_t *miss_rows;                          /* (n,) where the misses lie in a store, for sac_fetch; or NULL */
     const int64_t *row_of_token;                 /* token t lies at row row_of_token[t] + first_row, NULL: t + first_row */
     int64_t first_row;
-    int64_t compulsory;                          /* out: misses of tokens that never had a slot */
-    int64_t outside, gather_ns;                  /* out, by sac_fetch: what sac_gather returned, and how long it took */
+    int64_t compulsory;         /* out: misses of tokens that never had a slot */
+    int64_t outside, gather_ns; /* out, by sac_fetch: what sac_gather returned, and how long it took */
 };
 
 /* Number of misses; or -1 - i for the first entry i that is outside or named twice, INT64_MIN without memory (then nothing has
