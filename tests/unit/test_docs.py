@@ -10,27 +10,32 @@ from pathlib import Path
 
 import pytest
 
+from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES, fig3_points, fig5_points
+from emulation.calibration.readings import summary
+from emulation.calibration.serving import fig4_points, headline_points, serving_points
 from emulation.errors import CxlbedError
-from emulation.timing.profile import Profile, parse_profile
+from emulation.timing.misses import FootprintLaw, ReuseLaw
+from emulation.timing.profile import Profile, load_profile, parse_profile
 from guest.errors import GuestError
 from qemu_configs.bedfile import json_schema, load
 from qemu_configs.errors import ConfigError
 from sac_runtime.errors import SacError
 from sac_runtime.label import Label
+from sac_runtime.traces.synthetic import SyntheticSpec
 
 ROOT = Path(__file__).parents[2]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
 }
-EXAMPLES = [
-    (name, example.strip())
+EXAMPLES = {
+    example.strip(): name
     for name, text in PAGES.items()
     for example in re.findall(r"^\$ (cxlbed [^#\n]+)", text, flags=re.MULTILINE)
-]
+}  # each once, whatever the number of pages that show it
 
 
-@pytest.mark.parametrize(("page", "example"), EXAMPLES)
-def test_an_example_runs_as_it_stands(page, example):
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_an_example_runs_as_it_stands(example):
     ended = subprocess.run(
         [sys.executable, "-m", "emulation", *shlex.split(example)[1:]],
         capture_output=True,
@@ -42,7 +47,7 @@ def test_an_example_runs_as_it_stands(page, example):
 
 
 def test_the_readme_has_examples_and_at_most_120_lines():
-    assert sum(page == "README.md" for page, _ in EXAMPLES) >= 4
+    assert re.findall(r"^\$ cxlbed (\w+)", PAGES["README.md"], flags=re.MULTILINE)
     assert len(PAGES["README.md"].splitlines()) <= 120
 
 
@@ -108,6 +113,32 @@ def test_the_rooms_are_those_of_the_tree(package):
     named = set(re.findall(r"^\| `(\w+)/` \|", section.partition("\n## ")[0], flags=re.MULTILINE))
     there = {path.parent.name for path in (ROOT / package).glob("*/__init__.py")}
     assert named == there
+
+
+def test_the_errors_of_the_models_are_those_of_cxlbed_calibrate():
+    fetch = {"Figure 5": fig5_points({tier: load_profile(name) for tier, name in FIG5_PROFILES.items()})}
+    fetch["Figure 3"] = fig3_points(load_profile(FIG3_PROFILE))
+    fig10 = serving_points(2)
+    serving = {
+        "Figure 4, footprint": fig4_points(),
+        "Figure 9, round 1, concurrency 8": serving_points(1),
+        "Figure 10, round 2, concurrency 64": fig10,
+        "headline ratios (throughput, TTFT, TBT over RDMA; throughput of DRAM)": headline_points(fig10),
+    }
+    for name, points in serving.items():
+        middle, worst = summary(points)
+        assert f"| {name} | {len(points)} | {middle:.1%} | {worst:.1%} |" in PAGES["docs/serving-model.md"]
+    words = " ".join(PAGES["README.md"].split())
+    for points in (*fetch.values(), fig10):
+        middle, worst = summary(points)
+        assert f"{middle:.1%} and {worst:.1%} ({len(points)}" in words
+
+
+def test_the_misses_by_law_are_those_that_the_laws_give():
+    for context in (16384, 32768, 65536, 131072):
+        laws = FootprintLaw.for_context(context), ReuseLaw(SyntheticSpec.published(context))
+        footprint, reuse = (law.misses_per_step(6144) for law in laws)
+        assert f"| {context >> 10}K | {footprint:.0f} | {reuse:.0f} |" in PAGES["docs/serving-model.md"]
 
 
 def _anchors(text):
