@@ -14,8 +14,8 @@ from emulation.latency.modelled import DEFAULT_PROFILES, NUM_READERS, prefix_tra
 from emulation.timing.links.fabric import Fabric
 from emulation.timing.path import LinkPath, Transfer, default_path
 from emulation.timing.profile import load_profile
-from sac_runtime.fetch.hot_buffer import Plan
 from sac_runtime.label import Label
+from sac_runtime.memory.store import Plan
 from sac_runtime.rows.layout import LINE_BYTES, IntArray, KvLayout
 
 

@@ -6,9 +6,8 @@ Ratios are drawn between nodes, which were measured alike.
 
 from dataclasses import dataclass
 
-from emulation.latency.chase import write_chain
+from emulation.latency.chase import chase, write_chain
 from emulation.numa.measure import Effort, Figures
-from emulation.stores.timed import TimedStore
 from emulation.timing.clock import WallClock
 from emulation.timing.path import default_path
 from emulation.timing.profile import Profile
@@ -104,7 +103,7 @@ def beside_profile(figures: Figures, profile: Profile) -> list[Beside]:
 
 
 def top_up(store: MappedStore, measured_ns: float, profile: Profile, effort: Effort) -> TopUp:
-    """Chase through a TimedStore where the node is faster than the profile. The store's content is lost."""
+    """Chase with added stalls where the node is faster than the profile. The store's content is lost."""
     wanted_ns = profile.latency_ns()
     if measured_ns >= wanted_ns:
         return TopUp(
@@ -115,5 +114,5 @@ def top_up(store: MappedStore, measured_ns: float, profile: Profile, effort: Eff
         )
     write_chain(store)
     clock = WallClock()
-    achieved_ns = TimedStore(store, default_path(profile), clock).chase(row=0, num_reads=effort.num_reads)
+    achieved_ns = chase(store, default_path(profile), clock, row=0, num_reads=effort.num_reads)
     return TopUp(wanted_ns, achieved_ns, clock.error.num_late, "")

@@ -10,36 +10,30 @@ may go wrong, not of a real cache: sizes, ways and replacement are not in it."""
 
 import random
 from collections import deque
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
+from emulation.stores.wrapper import WrapperStore
 from sac_runtime.errors import RowRangeError
 from sac_runtime.label import Label
 from sac_runtime.memory.store import KvStore
-from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
+from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray
 
 RECENT_RANGES = 64  # evictions choose among the ranges touched last
 
 
-class IncoherentStore:
+class IncoherentStore(WrapperStore):
     """One host's view of `memory` through a cache of its own.
 
     evict, prefetch: odds that an access evicts some line, or loads the line after it as well. flush_early: odds that a flush takes
     effect on a line at once, and so not on what is written there between it and the fence. All drawn from `seed`. It claims no
-    time: reads and writes return 0 and the label is functional; what counts time goes outside."""
-
-    label = Label.FUNCTIONAL
+    time: reads and writes return 0 and the label is functional; what counts time goes outside. Closing it closes the memory, for
+    all its hosts; what was not written back is gone."""
 
     def __init__(
         self, memory: KvStore, *, seed: int = 0, evict: float = 0.0, prefetch: float = 0.0, flush_early: float = 0.0
     ) -> None:
-        self.layout: KvLayout = memory.layout
-        self.num_rows = memory.num_rows
-        self.rows_offset = memory.rows_offset
-        self.size_bytes = memory.size_bytes
-        self._memory = memory
+        super().__init__(memory)
         self._random = random.Random(seed)
         self._evict, self._prefetch, self._flush_early = evict, prefetch, flush_early
         num_lines = -(-self.size_bytes // LINE_BYTES)
@@ -52,6 +46,10 @@ class IncoherentStore:
         self._to_flush: list[slice] = []
         self._to_invalidate: list[slice] = []
         self._recent: deque[slice] = deque(maxlen=RECENT_RANGES)
+
+    @property
+    def label(self) -> Label:
+        return Label.FUNCTIONAL
 
     @property
     def num_dirty_lines(self) -> int:
@@ -109,18 +107,6 @@ class IncoherentStore:
         """The process is gone, its host is not: sooner or later the cache writes all back."""
         self._write_back(slice(0, len(self._dirty)))
 
-    def close(self) -> None:
-        """Close the memory, for all its hosts. What was not written back is gone."""
-        self._memory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def _lines(self, offset: int, size_bytes: int) -> slice:
         if not (offset >= 0 and size_bytes >= 0 and offset + size_bytes <= self.size_bytes):
             raise RowRangeError(
@@ -160,7 +146,7 @@ class IncoherentStore:
     def _fetch(self, lines: slice) -> ByteArray:
         start, stop = lines.start * LINE_BYTES, min(lines.stop * LINE_BYTES, self.size_bytes)
         fetched = np.zeros((lines.stop - lines.start) * LINE_BYTES, np.uint8)
-        self._memory.read_bytes(start, fetched[: stop - start])
+        self.store.read_bytes(start, fetched[: stop - start])
         return fetched.reshape(-1, LINE_BYTES)
 
     def _evict_one_of(self, lines: slice) -> None:
@@ -187,7 +173,7 @@ class IncoherentStore:
         due = {line for lines in ranges for line in (np.flatnonzero(self._dirty[lines]) + lines.start).tolist()}
         for line in self._random.sample(sorted(due), len(due)):
             start, stop = line * LINE_BYTES, min((line + 1) * LINE_BYTES, self.size_bytes)
-            self._memory.write_bytes(start, self._bytes[start:stop])
+            self.store.write_bytes(start, self._bytes[start:stop])
             self._dirty[line] = False
 
     def _lines_view(self, lines: slice) -> ByteArray:

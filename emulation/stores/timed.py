@@ -6,36 +6,31 @@ what the real access did not take; an access that was slower than the model is c
 
 from functools import lru_cache
 from math import ceil
-from types import TracebackType
-from typing import Self
 
-import numpy as np
-
-from emulation.errors import InputError
-from emulation.timing import native
+from emulation.stores.wrapper import WrapperStore
 from emulation.timing.clock import Clock
 from emulation.timing.links.booked import Reservations
 from emulation.timing.links.fabric import OthersLoad
 from emulation.timing.path import LinkPath, Transfer
 from sac_runtime.label import Label
-from sac_runtime.memory.mapped import MappedStore
-from sac_runtime.memory.store import KvStore, SlotReader
-from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
+from sac_runtime.memory.gather import slot_gather
+from sac_runtime.memory.store import KvStore, Plan, SlotGather, StepPlanner
+from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray
+from sac_runtime.rows.placement import LayerRows
 
 PART_BYTES = 256 << 10  # assumed: readers on a wall clock take turns on a link by parts of this size
 
 
-class TimedStore:
+class TimedStore(WrapperStore):
     """`store` as if it lay at the far end of `path`.
 
     links: None if nobody else uses the path's links; else where this store and others book them. Returned times are those
     of `clock`, and so is the label: modelled on a VirtualClock, injected on a WallClock."""
 
     def __init__(self, store: KvStore, path: LinkPath, clock: Clock, links: Reservations | None = None) -> None:
+        super().__init__(store)
         self.path = path
         self.clock = clock
-        self._store = store
-        self._slot_reader = store if isinstance(store, SlotReader) else None
         self._links = links
         self._lines = [] if links is None else [links.line(name) for name in path.links]
         self._others = OthersLoad(len(self._lines))
@@ -44,102 +39,53 @@ class TimedStore:
         self._unfenced = False
 
     @property
-    def layout(self) -> KvLayout:
-        return self._store.layout
-
-    @property
-    def num_rows(self) -> int:
-        return self._store.num_rows
-
-    @property
     def label(self) -> Label:
         return self.clock.label
-
-    @property
-    def rows_offset(self) -> int:
-        return self._store.rows_offset
-
-    @property
-    def size_bytes(self) -> int:
-        return self._store.size_bytes
 
     def read_rows(self, rows: IntArray, out: ByteArray) -> int:
         """As KvStore.read_rows; each row is one piece."""
         begin_ns = self.clock.now_ns()
-        self._store.read_rows(rows, out)
-        return self._charge(begin_ns, rows.shape[0], rows.shape[0] * self._row_bytes, False)
+        self.store.read_rows(rows, out)
+        return self.charge_rows(begin_ns, rows.shape[0])
 
-    def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int:
-        """As MappedStore.read_rows_into_slots, by way of a copy where the store below does not offer it."""
-        begin_ns = self.clock.now_ns()
-        if self._slot_reader is not None:
-            self._slot_reader.read_rows_into_slots(rows, buffer, slots)
-        else:
-            staged = np.empty((rows.shape[0], self.layout.row_bytes), np.uint8)
-            self._store.read_rows(rows, staged)
-            buffer[slots] = staged
-        return self._charge(begin_ns, rows.shape[0], rows.shape[0] * self._row_bytes, False)
+    def slot_gather(self, buffer: StepPlanner, slots: ByteArray) -> "TimedGather":
+        """As KvStore.slot_gather: the gather of the store below, charged for the rows that it brings."""
+        return TimedGather(self, slot_gather(self.store, buffer, slots))
+
+    def charge_rows(self, begin_ns: int, num_rows: int, write: bool = False) -> int:
+        """Stall for the transfer of rows that began at `begin_ns`, each one piece. Returns its ns."""
+        return self._charge(begin_ns, num_rows, num_rows * self._row_bytes, write)
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:
         """As KvStore.write_rows; each row is one piece."""
         begin_ns = self.clock.now_ns()
-        self._store.write_rows(rows, values)
-        return self._charge(begin_ns, rows.shape[0], rows.shape[0] * self._row_bytes, True)
+        self.store.write_rows(rows, values)
+        return self.charge_rows(begin_ns, rows.shape[0], write=True)
 
     def read_bytes(self, offset: int, out: ByteArray) -> None:
         """As KvStore.read_bytes; one piece."""
         begin_ns = self.clock.now_ns()
-        self._store.read_bytes(offset, out)
+        self.store.read_bytes(offset, out)
         self._charge(begin_ns, 1, _line_bytes(offset, out.size), False)
 
     def write_bytes(self, offset: int, values: ByteArray) -> None:
         """As KvStore.write_bytes; one piece."""
         begin_ns = self.clock.now_ns()
-        self._store.write_bytes(offset, values)
+        self.store.write_bytes(offset, values)
         self._charge(begin_ns, 1, _line_bytes(offset, values.size), True)
 
     def flush(self, offset: int, size_bytes: int) -> None:
         """As KvStore.flush; its time is the next fence's."""
-        self._store.flush(offset, size_bytes)
+        self.store.flush(offset, size_bytes)
         self._unfenced = True
-
-    def invalidate(self, offset: int, size_bytes: int) -> None:
-        """As KvStore.invalidate; free."""
-        self._store.invalidate(offset, size_bytes)
 
     def fence(self) -> None:
         """As KvStore.fence; takes one write latency after a flush."""
         begin_ns = self.clock.now_ns()
-        self._store.fence()
+        self.store.fence()
         if self._unfenced:
             self._unfenced = False
             self.clock.stall(begin_ns, round(self.path.profile.latency_ns(write=True)))
-
-    def chase(self, row: int, num_reads: int) -> float:
-        """Mean ns of `num_reads` dependent reads along a chain of rows (emulation.latency.chase) that starts at `row`.
-        Raises InputError where the store below is not mapped memory, or the chain leads outside."""
-        store = self._store
-        if not isinstance(store, MappedStore) or not 0 <= row < store.num_rows or num_reads < 1:
-            raise InputError(f"chase: row={row}, num_reads={num_reads} need a MappedStore that holds the row")
-        latency_ns = self.path.profile.latency_ns()
-        if self.label is Label.MODELLED:
-            return self.clock.stall(self.clock.now_ns(), round(num_reads * latency_ns)) / num_reads
-        stride_bytes = store.layout.stride_bytes
-        elapsed_ns, late, _ = native.chase(store.rows_address, store.num_rows, stride_bytes, row, num_reads, latency_ns)
-        self.clock.count_late(late)
-        return elapsed_ns / num_reads
-
-    def close(self) -> None:
-        """Close the store below; the links belong to whoever made them."""
-        self._store.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _charge(self, begin_ns: int, pieces: int, num_bytes: int, write: bool) -> int:
         if not pieces or not num_bytes:
@@ -162,6 +108,24 @@ class TimedStore:
             self.clock.wait_until(served_ns)
             served_ns = links.book(self._lines, served_ns, part)
         return max(self.path.profile.floor_ns, served_ns - begin_ns + late_ns)
+
+
+class TimedGather:
+    """A gather whose rows take the time of a TimedStore. Planning is not charged: it is this host's own work."""
+
+    def __init__(self, store: TimedStore, gather: SlotGather) -> None:
+        self._store = store
+        self._gather = gather
+
+    def fetch(self, topk: IntArray, length: int, place: LayerRows) -> tuple[Plan, int]:
+        """As SlotGather.fetch."""
+        clock = self._store.clock
+        planning_ns = clock.now_ns()
+        plan, own_ns = self._gather.fetch(topk, length, place)
+        if not plan.misses:
+            return plan, 0
+        begin_ns = max(planning_ns, clock.now_ns() - own_ns)  # of a real gather on a wall clock; elsewhere both are now
+        return plan, self._store.charge_rows(begin_ns, plan.misses)
 
 
 def _line_bytes(offset: int, size_bytes: int) -> int:

@@ -28,16 +28,15 @@ from numpy.typing import NDArray
 
 from guest.agent.guards import layers_with_wrong_canary, write_canaries
 from sac_runtime.errors import GeometryError, SacError, StoreError
-from sac_runtime.fetch.hot_buffer import Plan
 from sac_runtime.fetch.request import FetchConfig, RequestKv
-from sac_runtime.fetch.step import LayerQuery, step
+from sac_runtime.fetch.step import LayerQuery, LayerStep, step
 from sac_runtime.memory.backing import Backing
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.block_hash import BlockHashes, chain_hashes
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.pool import Pool
-from sac_runtime.rows.layout import ByteArray, FloatArray, IntArray, KvLayout
+from sac_runtime.rows.layout import ByteArray, IntArray, KvLayout
 from sac_runtime.rows.placement import RowTable
 
 BLOCK_TOKENS = 64
@@ -116,15 +115,13 @@ class Reply:
         self.miss_tokens: list[IntArray] = []
         self.wrong_canaries: list[int] = []
 
-    def note(
-        self, at: tuple[int, int], positions: IntArray, rows: ByteArray, plan: Plan, attention: FloatArray
-    ) -> None:
-        """Take in one layer of one step."""
-        self.positions[at][: positions.size] = positions
-        self.digests[at][: positions.size] = digests(rows)
-        self.attention[at] = attention
-        self.misses[at] = plan.misses
-        self.miss_tokens.append(plan.miss_tokens)
+    def note(self, at: tuple[int, int], done: LayerStep, rows: ByteArray) -> None:
+        """Take in one layer of one step, and the rows that it chose."""
+        self.positions[at][: done.topk.size] = done.topk
+        self.digests[at][: done.topk.size] = digests(rows)
+        self.attention[at] = done.output
+        self.misses[at] = done.plan.misses
+        self.miss_tokens.append(done.plan.miss_tokens)
 
     def packed(self) -> bytes:
         """The arrays as an npz archive."""
@@ -134,18 +131,6 @@ class Reply:
         file = io.BytesIO()
         np.savez(file, **arrays)
         return file.getvalue()
-
-
-class _Watched(RequestKv):
-    """A request that remembers the last plan and what was asked of it."""
-
-    plan_made: Plan
-    positions: IntArray
-
-    def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]:
-        self.positions = topk
-        self.plan_made, elapsed_ns = super().fetch(layer, topk)
-        return self.plan_made, elapsed_ns
 
 
 def digests(rows: ByteArray) -> ByteArray:
@@ -190,7 +175,7 @@ def fetch(job: Job, store: KvStore, request: BinaryIO) -> Reply:
         tail = pool.row_table(pool.allocate(job.num_tail_blocks))
         table = replace(prefix, first_layer=np.concatenate([prefix.first_layer, tail.first_layer]))
         config = FetchConfig(job.num_layers, job.top_k, job.capacity)
-        with _Watched(
+        with RequestKv(
             Backing(store, table), config, job.context_tokens, job.context_tokens + job.num_steps
         ) as sequence:
             for index in range(job.num_steps):
@@ -199,12 +184,11 @@ def fetch(job: Job, store: KvStore, request: BinaryIO) -> Reply:
     return reply
 
 
-def _decode_token(job: Job, index: int, sequence: _Watched, request: BinaryIO, reply: Reply) -> None:
+def _decode_token(job: Job, index: int, sequence: RequestKv, request: BinaryIO, reply: Reply) -> None:
     sequence.begin_step()
     for layer in range(job.num_layers):
-        (attention,) = step(layer, [sequence], [_next_query(job, index, request)], job.softmax_scale)
-        chosen = sequence.chosen_rows(layer, sequence.plan_made)
-        reply.note((index, layer), sequence.positions, chosen, sequence.plan_made, attention)
+        (done,) = step(layer, [sequence], [_next_query(job, index, request)], job.softmax_scale)
+        reply.note((index, layer), done, sequence.chosen_rows(layer, done.plan))
     sequence.write_back()
 
 
@@ -213,7 +197,7 @@ def _next_query(job: Job, index: int, request: BinaryIO) -> LayerQuery:
     scores = _take(request, np.float32, job.context_tokens + index + 1)
     queries = _take(request, np.float32, job.num_heads, layout.latent + layout.rope)
     row = _take(request, np.uint8, layout.row_bytes)
-    return LayerQuery(lambda: scores, row, queries[:, : layout.latent], queries[:, layout.latent :])
+    return LayerQuery(row, queries[:, : layout.latent], queries[:, layout.latent :], lambda: scores)
 
 
 def _read_back(job: Job, store: KvStore, table: RowTable, reply: Reply) -> None:

@@ -10,40 +10,17 @@ The rule (that of SGLang's HiSparse, stated here in our own words):
 
 import ctypes
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from sac_runtime import native
 from sac_runtime.errors import GeometryError
+from sac_runtime.memory.store import Plan, StepCall
 from sac_runtime.rows.layout import IntArray, KvLayout
 from sac_runtime.rows.placement import LayerRows
 
 NO_MEMORY = -(2**63)  # as sac_plan returns it
 MOST_TOKENS = 2**31 - 1  # the token of a slot is an int32
-
-
-class Plan(NamedTuple):
-    """What one step does to a hot buffer; a value, made before any byte moves.
-
-    slots: (k,) slot of each top-k entry, in the order asked. miss_tokens: (m,) tokens to fetch, in the order asked, and
-    victim_slots: (m,) where each goes. compulsory: misses of tokens that never had a slot. newest_slot: where this step's
-    own row goes, None without one. All arrays int64."""
-
-    slots: IntArray
-    miss_tokens: IntArray
-    victim_slots: IntArray
-    compulsory: int
-    newest_slot: int | None
-
-    @property
-    def misses(self) -> int:
-        return self.miss_tokens.size
-
-    @property
-    def hits(self) -> int:
-        """Entries that had a slot, the newest token's included."""
-        return self.slots.size - self.miss_tokens.size
 
 
 @dataclass
@@ -82,8 +59,7 @@ class Counters:
 class HotBuffer:
     """Slots for `capacity` tokens and the newest; plans the steps of one layer of one request.
 
-    address: of its state, for the native library; changes with forget(). Memory: 4 B for each token number up to the highest.
-    Raises GeometryError for capacity < top_k or top_k < 1."""
+    Memory: 4 B for each token number up to the highest. Raises GeometryError for capacity < top_k or top_k < 1."""
 
     def __init__(self, capacity: int, top_k: int) -> None:
         if top_k < 1:
@@ -94,7 +70,7 @@ class HotBuffer:
             )
         self.capacity = capacity
         self.top_k = top_k
-        self._library = native.load()
+        self._sac_plan = native.load().sac_plan
         self.reset()
 
     @property
@@ -119,7 +95,7 @@ class HotBuffer:
             order=native.address(self._order),
             capacity=self.capacity,
         )
-        self.address = ctypes.addressof(self._native)
+        self._address = ctypes.addressof(self._native)
 
     def plan(self, topk: IntArray, length: int | None = None) -> Plan:
         """Plan one step, and count it; from then on the misses are taken to be in their slots.
@@ -127,48 +103,28 @@ class HotBuffer:
         topk: (k,) int64 token numbers, each once, k <= top_k. length: tokens of the sequence, the newest included: token
         length - 1 has newest_slot and is never fetched. None: no newest token and no direct path, as in a replayed trace.
         Raises GeometryError (nothing is planned) for a token outside or named twice, too many, or a length that shrank."""
-        call, output = self.begin_plan(topk, length)
-        return self.end_plan(topk, call, output, self._library.sac_plan(self.address, ctypes.addressof(call)))
+        return self.plan_by(self._sac_plan, topk, length)[0]
 
-    def begin_plan(
-        self, topk: IntArray, length: int | None, place: LayerRows | None = None
-    ) -> tuple[native.PlanStep, IntArray]:
-        """plan() up to its native call, for callers whose own call does more. place: where the tokens lie, if the call is to
-        name the rows of the misses. Returns the call's argument and, (4, k) int64, where it puts slots, missed tokens, their
-        victim slots and their rows."""
-        self._was_direct = self._direct
+    def plan_by(
+        self, run: StepCall, topk: IntArray, length: int | None, place: LayerRows | None = None
+    ) -> tuple[Plan, native.PlanStep]:
+        """plan() by a native call that does more than plan; returns its argument as well, for what the call left there.
+
+        place: where the tokens lie, if the call is to know the rows of the misses; one that native code may follow
+        (LayerRows.require_native)."""
+        was_direct = self._direct
         self._admit(topk, length)
-        newest = -1 if length is None else length - 1
         output = np.empty((4, topk.size), np.int64)
-        slots, array_bytes = native.address(output), topk.nbytes
-        call = native.PlanStep(
-            tokens=native.address(topk),
-            n=topk.size,
-            newest=newest,
-            newest_slot=newest if self._direct else self.capacity,
-            direct=self._direct,
-            slots=slots,
-            miss_tokens=slots + array_bytes,
-            victim_slots=slots + 2 * array_bytes,
-            miss_rows=None if place is None else slots + 3 * array_bytes,
-            row_of_token=None if place is None or place.table is None else native.address(place.table),
-            first_row=0 if place is None else place.first_row,
-        )
-        return call, output
-
-    def end_plan(self, topk: IntArray, call: native.PlanStep, output: IntArray, missed: int) -> Plan:
-        """plan() from its native call on. missed: what that returned."""
+        step = self._native_step(topk, -1 if length is None else length - 1, place, output)
+        missed = run(self._address, ctypes.addressof(step))
         if missed < 0:
-            self._direct = self._was_direct
-        if missed == NO_MEMORY:
-            raise MemoryError(f"hot buffer: no memory to plan over {self.capacity} slots")
-        if missed < 0:
-            raise self._refused_entry(topk, -1 - missed)
-        newest_slot = None if call.newest < 0 else call.newest_slot
-        plan = Plan(output[0], output[1, :missed], output[2, :missed], call.compulsory, newest_slot)
-        self._length = call.newest + 1
+            self._direct = was_direct
+            raise self._refusal(topk, missed)
+        newest_slot = None if step.newest < 0 else step.newest_slot
+        plan = Plan(output[0], output[1, :missed], output[2, :missed], step.compulsory, newest_slot)
+        self._length = step.newest + 1
         self.counters.count(plan)
-        return plan
+        return plan, step
 
     def preload(self, num_tokens: int) -> None:
         """Take tokens 0 .. num_tokens - 1 to be in the slots of their own numbers, before the first step of a sequence that
@@ -219,7 +175,31 @@ class HotBuffer:
             self._order[:] = empty_first
             self._direct = False
 
-    def _refused_entry(self, topk: IntArray, entry: int) -> GeometryError:
+    def _native_step(self, topk: IntArray, newest: int, place: LayerRows | None, output: IntArray) -> native.PlanStep:
+        """The native call's argument. output: (4, k), for slots, missed tokens, their victim slots and their rows; it must
+        outlive the call."""
+        first, array_bytes = native.address(output), topk.nbytes
+        step = native.PlanStep(
+            tokens=native.address(topk),
+            n=topk.size,
+            newest=newest,
+            newest_slot=newest if self._direct else self.capacity,
+            direct=self._direct,
+            slots=first,
+            miss_tokens=first + array_bytes,
+            victim_slots=first + 2 * array_bytes,
+        )
+        if place is not None:
+            step.miss_rows = first + 3 * array_bytes
+            step.row_of_token = None if place.table is None else native.address(place.table)
+            step.first_row = place.first_row
+        return step
+
+    def _refusal(self, topk: IntArray, status: int) -> GeometryError | MemoryError:
+        """What a negative result of sac_plan means."""
+        if status == NO_MEMORY:
+            return MemoryError(f"hot buffer: no memory to plan over {self.capacity} slots")
+        entry = -1 - status
         token, num_tokens = int(topk[entry]), self._native.num_tokens
         if 0 <= token < num_tokens:
             return GeometryError(f"hot buffer: topk[{entry}]={token} is named twice; each token may be asked for once")

@@ -1,40 +1,30 @@
 """The fetch path of a decode step, and the write path: what moves between a store and the hot buffers, layer by layer.
 
-Knows requests, plans and rows; knows neither the memory behind a store nor how scores come about. Three ways to hold a
-request's KV run this same code and differ only in where misses come from and how many slots there are:
-
-    sparse       SAC: misses come straight from the pool, a hot buffer of a few times top-k slots
-    full-prefix  RDMA: the whole prefix is copied to local memory first, misses come from there, the same hot buffer
-    resident     HBM: the whole prefix is loaded into a buffer with a slot for every token; nothing is fetched later
+Knows requests, plans and rows; knows neither the memory behind a store nor how scores come about.
 """
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from ctypes import addressof
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 
-from sac_runtime import native
-from sac_runtime.errors import GeometryError, RowRangeError
-from sac_runtime.fetch.hot_buffer import Counters, HotBuffer, Plan
+from sac_runtime.errors import GeometryError
+from sac_runtime.fetch.hot_buffer import Counters, HotBuffer
+from sac_runtime.fetch.residency import (
+    Admission,
+    Residency,
+    admit_full_prefix,
+    admit_resident,
+    admit_sparse,
+)
 from sac_runtime.memory.backing import Backing
-from sac_runtime.memory.mapped import MappedStore
-from sac_runtime.memory.store import SlotReader
+from sac_runtime.memory.gather import slot_gather
+from sac_runtime.memory.store import Plan
 from sac_runtime.rows.layout import ByteArray, IntArray, KvLayout
-from sac_runtime.rows.placement import LayerFirst
-
-
-class Residency(StrEnum):
-    """How a request's KV is held on the decoding host; see the module's head."""
-
-    SPARSE = "sparse"
-    FULL_PREFIX = "full-prefix"
-    RESIDENT = "resident"
 
 
 @dataclass(frozen=True)
@@ -73,18 +63,14 @@ class RequestKv:
         self.length = num_tokens
         self.tokens_capacity = tokens_capacity
         self._row_bytes = self.layout.row_bytes
-        self.traffic = BytesMoved()
         self._resources = ExitStack()
-        everything = max(tokens_capacity, config.top_k)
-        capacity = everything if config.residency is Residency.RESIDENT else config.capacity
+        capacity = self._capacity()
         self.buffers = [HotBuffer(capacity, config.top_k) for _ in range(config.num_layers)]
-        self.slots = np.empty((config.num_layers, capacity + 1, home.store.layout.row_bytes), np.uint8)
-        self.source = self._admit(tokens_capacity)
-        store = self.source.store
-        self._slot_reader = store if isinstance(store, SlotReader) else None
-        self._sac_fetch = native.load().sac_fetch
-        self._mapped = store if isinstance(store, MappedStore) and not store.has_helpers else None
-        self._gathers = [] if self._mapped is None else [self._mapped.gather_into(slots) for slots in self.slots]
+        self.slots = np.empty((config.num_layers, capacity + 1, self._row_bytes), np.uint8)
+        admission = self._admit()
+        self.source = admission.source
+        self.traffic = BytesMoved(prefix_bytes=admission.prefix_bytes, prefix_ns=admission.prefix_ns)
+        self._gathers = [slot_gather(self.source.store, *each) for each in zip(self.buffers, self.slots, strict=True)]
         self._newest_slots: dict[int, int] = {}  # by layer, once this step has brought its newest row
 
     @property
@@ -99,39 +85,13 @@ class RequestKv:
         self._newest_slots.clear()
 
     def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]:
-        """Plan and gather. topk: (k,) int64 tokens. Returns the plan and the gather's elapsed ns by the store's clock."""
-        if self._mapped is None:
-            plan = self.plan(layer, topk)
-            return plan, self.gather(layer, plan)
-        buffer, gather, place = self.buffers[layer], self._gathers[layer], self.source.placement.layer(layer)
-        if self.length > place.num_tokens:
-            raise RowRangeError(f"request: length={self.length} exceeds the {place.num_tokens} tokens of its placement")
-        if place.table is not None:
-            _require_table(place.table, place.num_tokens)
-        call, output = buffer.begin_plan(topk, self.length, place)
-        gather.store = self._mapped.rows_address  # or the store is closed, and raises
-        plan = buffer.end_plan(topk, call, output, self._sac_fetch(buffer.address, addressof(call), addressof(gather)))
-        if call.outside:
-            self.gather(layer, plan)  # moves nothing either, and says which row
-        elapsed_ns = call.gather_ns
-        self._count(plan, elapsed_ns)
+        """Plan and gather. topk: (k,) int64 tokens. Returns the plan and the gather's elapsed ns by the store's clock.
+
+        Raises as SlotGather.fetch, and RowRangeError for a token or a length outside the request's placement."""
+        plan, elapsed_ns = self._gathers[layer].fetch(topk, self.length, self.source.placement.layer(layer))
+        self.traffic.fetched_bytes += plan.misses * self._row_bytes
+        self.traffic.fetched_ns += elapsed_ns
         return plan, elapsed_ns
-
-    def plan(self, layer: int, topk: IntArray) -> Plan:
-        """Plan this step's fetch of `topk` tokens, (k,) int64, the newest (length - 1) among them or not."""
-        return self.buffers[layer].plan(topk, self.length)
-
-    def gather(self, layer: int, plan: Plan) -> int:
-        """Fetch the plan's misses into their slots. Returns elapsed ns by the store's clock.
-
-        If the store fails, the layer's buffer forgets all it held, since its plan no longer matches its bytes."""
-        try:
-            elapsed_ns = self._fill(layer, plan)
-        except BaseException:
-            self.buffers[layer].forget()
-            raise
-        self._count(plan, elapsed_ns)
-        return elapsed_ns
 
     def chosen_rows(self, layer: int, plan: Plan) -> ByteArray:
         """The rows of the plan's entries in the order asked, (k, row_bytes) uint8, from their slots."""
@@ -180,56 +140,21 @@ class RequestKv:
     ) -> None:
         self.close()
 
-    def _count(self, plan: Plan, elapsed_ns: int) -> None:
-        self.traffic.fetched_bytes += plan.misses * self._row_bytes
-        self.traffic.fetched_ns += elapsed_ns
-
-    def _fill(self, layer: int, plan: Plan) -> int:
-        if not plan.misses:
-            return 0
-        rows = self.source.placement.layer(layer).rows(plan.miss_tokens)
-        if self._slot_reader is not None:
-            return self._slot_reader.read_rows_into_slots(rows, self.slots[layer], plan.victim_slots)
-        staged = np.empty((plan.misses, self.layout.row_bytes), np.uint8)
-        elapsed_ns = self.source.store.read_rows(rows, staged)
-        self.slots[layer, plan.victim_slots] = staged
-        return elapsed_ns
-
-    def _admit(self, tokens_capacity: int) -> Backing:
-        """Do what the residency asks for before the first step; returns where misses come from."""
-        if self.config.residency is Residency.FULL_PREFIX:
-            return self._copy_prefix(tokens_capacity)
+    def _capacity(self) -> int:
+        """Slots of each hot buffer."""
         if self.config.residency is Residency.RESIDENT:
-            self._load_prefix()
-        return self.home
+            return max(self.tokens_capacity, self.config.top_k)
+        return self.config.capacity
 
-    def _copy_prefix(self, tokens_capacity: int) -> Backing:
-        placement = LayerFirst(self.config.num_layers, tokens_capacity)
-        local = self._resources.enter_context(MappedStore.anonymous(self.layout, placement.num_rows))
-        prefix = np.empty((self.length, self.layout.row_bytes), np.uint8)
-        tokens = np.arange(self.length)
-        for layer in range(self.config.num_layers):
-            self.traffic.prefix_ns += self.home.read(layer, tokens, prefix)
-            local.write_rows(placement.rows(layer, tokens), prefix)
-        self.traffic.prefix_bytes += self.config.num_layers * prefix.size
-        return Backing(local, placement)
-
-    def _load_prefix(self) -> None:
-        """On the direct path a token's slot is its number, so the prefix lands in one read of each layer."""
-        tokens = np.arange(self.length)
-        for layer, buffer in enumerate(self.buffers):
-            buffer.preload(self.length)
-            self.traffic.prefix_ns += self.home.read(layer, tokens, self.slots[layer, : self.length])
-        self.traffic.prefix_bytes += len(self.buffers) * self.length * self.layout.row_bytes
-
-
-def _require_table(table: IntArray, num_tokens: int) -> None:
-    """Native code follows it unchecked."""
-    if table.dtype != np.int64 or table.ndim != 1 or not table.flags.c_contiguous or table.size < num_tokens:
-        raise GeometryError(
-            f"placement: table is {table.dtype} of shape {table.shape}; it must be int64 of one dimension, contiguous, "
-            f"a row for each of {num_tokens} tokens"
-        )
+    def _admit(self) -> Admission:
+        """Do what the residency asks for before the first step."""
+        if self.config.residency is Residency.FULL_PREFIX:
+            return admit_full_prefix(
+                self.home, self.config.num_layers, self.length, self.tokens_capacity, self._resources
+            )
+        if self.config.residency is Residency.RESIDENT:
+            return admit_resident(self.home, self.buffers, self.slots, self.length)
+        return admit_sparse(self.home)
 
 
 def layer_counters(batch: Sequence[RequestKv]) -> list[Counters]:

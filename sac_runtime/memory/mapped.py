@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from sac_runtime import native
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
 from sac_runtime.label import Label
+from sac_runtime.memory.gather import TwoStepGather
 from sac_runtime.memory.mapping import (
     dax_size_bytes,
     extend_file,
@@ -26,8 +27,9 @@ from sac_runtime.memory.mapping import (
     map_memory,
     open_file,
 )
-from sac_runtime.memory.store import StoreOptions
+from sac_runtime.memory.store import Plan, SlotGather, StepPlanner, StoreOptions
 from sac_runtime.rows.layout import PAGE_BYTES, ByteArray, IntArray, KvLayout
+from sac_runtime.rows.placement import LayerRows
 
 DEFAULT_PREFETCH_ROWS = 4  # measured: scripts/bench/gather.py --sweep
 MIN_ROWS_FOR_TEAM = 128  # below, waking a thread costs more than it saves; scripts/bench/gather.py
@@ -171,11 +173,6 @@ class MappedStore:
             raise StoreError(f"store {self.name!r}: is closed")
         return self._base + self.rows_offset
 
-    @property
-    def has_helpers(self) -> bool:
-        """Whether threads share its gathers."""
-        return self._team is not None
-
     def read_rows(self, rows: IntArray, out: ByteArray) -> int:
         """As KvStore.read_rows."""
         self._require_numbers("rows", rows)
@@ -196,11 +193,13 @@ class MappedStore:
             )
         return self._move(self._gather(rows), rows, buffer, slots)
 
-    def gather_into(self, buffer: ByteArray) -> native.RowsCall:
-        """read_rows_into_slots for a native caller, who fills in rows and slots. It holds addresses, and keeps nothing alive."""
-        self._require_packed("buffer", buffer, len(buffer))
-        _require_writable("buffer", buffer)
-        return self._call(None, 0, buffer, None)
+    def slot_gather(self, buffer: StepPlanner, slots: ByteArray) -> SlotGather:
+        """As KvStore.slot_gather: one native call per step, two where threads share the gathers."""
+        self._require_packed("slots", slots, len(slots))
+        _require_writable("slots", slots)
+        if self._team:
+            return TwoStepGather(self.read_rows_into_slots, buffer, slots)
+        return MappedGather(self, self._call(None, 0, slots, None), buffer, slots)
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:
         """As KvStore.write_rows."""
@@ -269,7 +268,7 @@ class MappedStore:
         outside = move(ctypes.addressof(call))
         elapsed_ns = time.perf_counter_ns() - start_ns
         if outside:
-            raise self._outside(outside - 1, rows, slots, packed.shape[0])
+            raise self.row_error(outside - 1, rows, slots, packed.shape[0])
         return elapsed_ns
 
     def _call(self, rows: int | None, num_rows: int, packed: ByteArray, slots: int | None) -> native.RowsCall:
@@ -287,7 +286,8 @@ class MappedStore:
             copy=self.copy,
         )
 
-    def _outside(self, entry: int, rows: IntArray, slots: IntArray | None, num_slots: int) -> RowRangeError:
+    def row_error(self, entry: int, rows: IntArray, slots: IntArray | None, num_slots: int) -> RowRangeError:
+        """What is wrong with the entry that a native gather refused."""
         if slots is not None and 0 <= rows[entry] < self.num_rows:
             return RowRangeError(f"store {self.name!r}: slots[{entry}]={slots[entry]} lies outside [0, {num_slots})")
         return RowRangeError(f"store {self.name!r}: rows[{entry}]={rows[entry]} lies outside [0, {self.num_rows})")
@@ -316,6 +316,32 @@ class MappedStore:
 
     def _device(self, start: int) -> int | None:
         return start if self.copy is native.Copy.NARROW else None
+
+
+class MappedGather:
+    """A step of one hot buffer in one native call: between two, an interpreter finds its code and objects evicted by the rows
+    that came. Made by MappedStore.slot_gather."""
+
+    def __init__(self, store: MappedStore, rows: native.RowsCall, buffer: StepPlanner, slots: ByteArray) -> None:
+        self._store = store
+        self._rows = rows  # holds the address of `slots`; the call fills in rows and slots
+        self._buffer = buffer
+        self._slots = slots
+        self._sac_fetch = native.load().sac_fetch
+
+    def fetch(self, topk: IntArray, length: int, place: LayerRows) -> tuple[Plan, int]:
+        """As SlotGather.fetch. Raises StoreError, and plans nothing, if the store is closed."""
+        place.require_native(length)
+        self._rows.store = self._store.rows_address
+        plan, step = self._buffer.plan_by(self._run, topk, length, place)
+        if step.outside:
+            self._buffer.forget()
+            rows = place.rows(plan.miss_tokens)
+            raise self._store.row_error(step.outside - 1, rows, plan.victim_slots, len(self._slots))
+        return plan, step.gather_ns
+
+    def _run(self, buffer: int, step: int) -> int:
+        return self._sac_fetch(buffer, step, ctypes.addressof(self._rows))  # type: ignore[no-any-return]
 
 
 def _require_writable(field: str, array: ByteArray) -> None:

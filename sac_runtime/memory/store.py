@@ -1,19 +1,69 @@
-"""The seam: what the runtime asks of a memory. Knows rows, bytes and cache lines; knows no mapping, no model of time."""
+"""The seam: what the runtime asks of a memory (KvStore), and how it brings rows into slots (SlotGather).
 
-from collections.abc import Sequence
+Knows rows, bytes, cache lines and what a plan says; knows no mapping, no rule of a hot buffer, no model of time.
+"""
+
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Protocol, Self, TypedDict, runtime_checkable
+from typing import NamedTuple, Protocol, Self, TypedDict
 
 from sac_runtime import native
 from sac_runtime.label import Label
 from sac_runtime.rows.layout import ByteArray, IntArray, KvLayout
+from sac_runtime.rows.placement import LayerRows
+
+StepCall = Callable[[int, int], int]
+"""A native call that plans and may do more. It takes the addresses of a `struct sac_buffer` and a `struct sac_step`, and returns
+what sac_plan does."""
 
 
-@runtime_checkable
-class SlotReader(Protocol):
-    """A store that gathers straight into slots; others are read into a staging array that is then copied."""
+class Plan(NamedTuple):
+    """What one step does to a hot buffer; a value.
 
-    def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int: ...
+    slots: (k,) slot of each top-k entry, in the order asked. miss_tokens: (m,) tokens to fetch, in the order asked, and
+    victim_slots: (m,) where each goes. compulsory: misses of tokens that never had a slot. newest_slot: where this step's
+    own row goes, None without one. All arrays int64."""
+
+    slots: IntArray
+    miss_tokens: IntArray
+    victim_slots: IntArray
+    compulsory: int
+    newest_slot: int | None
+
+    @property
+    def misses(self) -> int:
+        return self.miss_tokens.size
+
+    @property
+    def hits(self) -> int:
+        """Entries that had a slot, the newest token's included."""
+        return self.slots.size - self.miss_tokens.size
+
+
+class StepPlanner(Protocol):
+    """A hot buffer as a gather needs it: sac_runtime.fetch.hot_buffer.HotBuffer, which states the contracts."""
+
+    def plan(self, topk: IntArray, length: int | None = None) -> Plan: ...
+    def plan_by(
+        self, run: StepCall, topk: IntArray, length: int | None, place: LayerRows | None = None
+    ) -> tuple[Plan, native.PlanStep]: ...
+    def forget(self) -> None: ...
+
+
+class SlotGather(Protocol):
+    """One hot buffer and its slots over one memory: a step of a layer in one call. See KvStore.slot_gather.
+
+    It may stand for a batch: on a device that plans and loads there, the buffers of all requests are bound together, the
+    arrays lie in the device's memory with the requests as first axis, and nothing need wait for the call to end."""
+
+    def fetch(self, topk: IntArray, length: int, place: LayerRows) -> tuple[Plan, int]:
+        """Plan a step and bring its misses into their slots.
+
+        topk: (k,) int64 tokens, the newest (length - 1) among them or not; place: where the tokens lie in the store. Returns
+        the plan and the elapsed ns of bringing, by the store's clock. Raises GeometryError for a step that cannot be planned
+        (then nothing has changed), and what the store raises; then the buffer has forgotten all it held, since its plan no
+        longer matches its bytes."""
+        ...
 
 
 class KvStore(Protocol):
@@ -40,6 +90,11 @@ class KvStore(Protocol):
         """Gather KV rows into `out`.
         rows: (n,) int64; out: (n, layout.row_bytes) uint8, C-contiguous. Returns elapsed ns by the store's clock.
         Raises RowRangeError if a row lies outside the store (then nothing is read). Source: SAC section 4."""
+        ...
+
+    def slot_gather(self, buffer: StepPlanner, slots: ByteArray) -> SlotGather | None:
+        """The store's own way to bring the misses of `buffer` into `slots`, (B + 1, layout.row_bytes) uint8, C-contiguous.
+        None: it has none but read_rows; sac_runtime.memory.gather then makes one of that."""
         ...
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:

@@ -15,9 +15,10 @@ import torch
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from sac_runtime.errors import GeometryError
-from sac_runtime.fetch.attention import absorb_queries, expand_values, sparse_attention
+from sac_runtime.fetch.attention import absorb_queries, expand_values
 from sac_runtime.fetch.hot_buffer import Counters
 from sac_runtime.fetch.request import FetchConfig, RequestKv
+from sac_runtime.fetch.step import AttentionQuery, attend_chosen
 from sac_runtime.pool.pool import Pool
 from sac_runtime.pool.sequence import PoolSequence
 from sac_runtime.rows.layout import ByteArray, FloatArray, IntArray
@@ -111,28 +112,24 @@ class PooledCache(Cache):
 
         query: (B, H, 1, nope + R); attention_mask: (B, 1, 1, T), 0 where a column may be seen; indices: (B, 1, k) columns,
         of which those that may not be seen are dropped. Returns (B, 1, H, v)."""
+        w_uk, w_uv = self.model.projections[layer]
+        rows, heads = self._layers[layer].newest_rows, _as_numpy(query[:, :, 0])
+        queries = [_absorbed(*each, w_uk) for each in zip(rows, heads, strict=True)]
+        steps = attend_chosen(layer, self.requests, self._chosen_tokens(attention_mask, indices), queries, scale)
+        for chosen, each in zip(self.chosen, steps, strict=True):
+            chosen.append(each.topk)
+            self._counters[layer].count(each.plan)
+        outputs = np.stack([expand_values(each.output, w_uv) for each in steps])
+        return torch.from_numpy(outputs).to(query).unsqueeze(1)
+
+    def _chosen_tokens(self, attention_mask: torch.Tensor, indices: torch.Tensor) -> list[TokenSet]:
+        """The visible ones of each request's chosen columns, as ascending tokens. Shapes as in decode."""
         columns = indices[:, 0].long()
         visible = attention_mask[:, 0, 0].gather(1, columns) == 0
-        rows = self._layers[layer].newest_rows
-        outputs = []
-        for number, (request, pad) in enumerate(zip(self.requests, self.pads, strict=True)):
-            topk = np.sort(columns[number][visible[number]].cpu().numpy()) - pad
-            self.chosen[number].append(topk)
-            outputs.append(self._step(layer, request, topk, rows[number], _as_numpy(query[number, :, 0]), scale))
-        return torch.from_numpy(np.stack(outputs)).to(query).unsqueeze(1)
-
-    def _step(
-        self, layer: int, request: RequestKv, topk: TokenSet, row: ByteArray, heads: FloatArray, scale: float
-    ) -> FloatArray:
-        """Fetch, attend. heads: (H, nope + R). Returns (H, v)."""
-        w_uk, w_uv = self.model.projections[layer]
-        q_nope, q_rope = np.split(heads, [w_uk.shape[1]], axis=1)
-        plan, _ = request.fetch(layer, topk)
-        request.place_newest(layer, plan, row)
-        latent, rope = unpack_rows(request.layout, request.chosen_rows(layer, plan))
-        output = sparse_attention(absorb_queries(q_nope, w_uk), q_rope, latent, rope, scale)
-        self._counters[layer].count(plan)
-        return expand_values(output, w_uv)
+        return [
+            np.sort(of_request[seen].cpu().numpy()) - pad
+            for of_request, seen, pad in zip(columns, visible, self.pads, strict=True)
+        ]
 
     def _set_pads(self, pads: list[int]) -> None:
         """A request without a token yet may turn out to have more padding; for others it is settled."""
@@ -322,3 +319,9 @@ def _close_all(requests: list[RequestKv]) -> None:
 def _as_numpy(tensor: torch.Tensor) -> FloatArray:
     array: FloatArray = tensor.detach().float().cpu().numpy()
     return array
+
+
+def _absorbed(row: ByteArray, heads: FloatArray, w_uk: FloatArray) -> AttentionQuery:
+    """heads: (H, nope + R), of one request; w_uk: (H, nope, D)."""
+    q_nope, q_rope = np.split(heads, [w_uk.shape[1]], axis=1)
+    return AttentionQuery(row, absorb_queries(q_nope, w_uk), q_rope)

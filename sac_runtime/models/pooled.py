@@ -34,7 +34,8 @@ from transformers.masking_utils import eager_mask
 
 from sac_runtime.errors import GeometryError
 from sac_runtime.fetch.hot_buffer import Counters
-from sac_runtime.fetch.request import FetchConfig, Residency
+from sac_runtime.fetch.request import FetchConfig
+from sac_runtime.fetch.residency import Residency
 from sac_runtime.models import cache as hf_cache
 from sac_runtime.models.cache import ModelParts, PooledCache
 from sac_runtime.pool.pool import Pool

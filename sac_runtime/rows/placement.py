@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from sac_runtime.errors import RowRangeError
+from sac_runtime.errors import GeometryError, RowRangeError
 from sac_runtime.rows.layout import IntArray
 
 
@@ -36,6 +36,19 @@ class LayerRows(NamedTuple):
             )
         rows: IntArray = (tokens if self.table is None else self.table[tokens]) + self.first_row
         return rows
+
+    def require_native(self, num_tokens: int) -> None:
+        """Raise unless native code, which checks no token and follows `table` unchecked, may place tokens below `num_tokens`."""
+        if num_tokens > self.num_tokens:
+            raise RowRangeError(f"placement: length={num_tokens} exceeds the {self.num_tokens} tokens that it places")
+        table = self.table
+        if table is not None and not (
+            table.dtype == np.int64 and table.ndim == 1 and table.flags.c_contiguous and table.size >= self.num_tokens
+        ):
+            raise GeometryError(
+                f"placement: table is {table.dtype} of shape {table.shape}; it must be int64 of one dimension, contiguous, "
+                f"a row for each of {self.num_tokens} tokens"
+            )
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Knows traces, plans and what a fetch returns; knows no models and attends over n
     replay.run(generate(spec, 1000))
     replay.counters[layer].misses, replay.counters[layer].fetched_lines(KvLayout.bf16())
 
-With `fetch.Request` in place of PlanOnly the misses are read from the request's store, wherever it lies and whatever it
+With `RequestKv` in place of PlanOnly the misses are read from the request's store, wherever it lies and whatever it
 is wrapped in, and `fetched_ns` is by that store's clock.
 """
 
@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from sac_runtime.errors import TraceError
-from sac_runtime.fetch.hot_buffer import Counters, HotBuffer, Plan
+from sac_runtime.fetch.hot_buffer import Counters, HotBuffer
+from sac_runtime.memory.store import Plan
 from sac_runtime.rows.layout import IntArray
 from sac_runtime.traces.format import TraceHeader, TraceStep
 
 
 class Replayable(Protocol):
-    """A request as a replay needs it: fetch.Request, or PlanOnly."""
+    """A request as a replay needs it: RequestKv, or PlanOnly."""
 
     @property
     def length(self) -> int: ...

@@ -15,7 +15,7 @@ from statistics import median
 
 import numpy as np
 
-from emulation.latency.chase import write_chain
+from emulation.latency.chase import chase, write_chain
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import InjectorError, VirtualClock, WallClock
 from emulation.timing.links.fabric import Fabric
@@ -147,17 +147,19 @@ def injector_error(rounds: int) -> list[Reading]:
     ]
 
 
-def chase(rounds: int) -> list[Reading]:
+def chase_error(rounds: int) -> list[Reading]:
     """Error of a dependent read through the injected store against the profile's latency."""
     readings, idle = [], IdleCore()
     with MappedStore.anonymous(LAYOUT, CHAIN_ROWS) as bare:
         write_chain(bare)
-        stores = {name: TimedStore(bare, default_path(load_profile(name)), idle.clock) for name in CHASE_PROFILES}
-        found: dict[str, list[float]] = {name: [] for name in stores}
+        paths = {name: default_path(load_profile(name)) for name in CHASE_PROFILES}
+        found: dict[str, list[float]] = {name: [] for name in paths}
         for _ in range(rounds):
-            for name, timed in stores.items():
+            for name, path in paths.items():
                 times: list[float] = []
-                if idle.undisturbed(lambda timed=timed, times=times: times.append(timed.chase(0, CHASE_READS))):
+                if idle.undisturbed(
+                    lambda path=path, times=times: times.append(chase(bare, path, idle.clock, 0, CHASE_READS))
+                ):
                     found[name] += times
     for name, kept in found.items():
         wanted = load_profile(name).read_latency_ns
@@ -186,7 +188,7 @@ def main() -> int:
         *virtual_overhead(arguments.rounds),
         *link_events(100 * arguments.rounds),
         *injector_error(arguments.rounds),
-        *chase(arguments.rounds),
+        *chase_error(arguments.rounds),
     ]
     for reading in readings:
         print(reading)

@@ -2,22 +2,25 @@
 
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
-from emulation.errors import InputError
-from emulation.latency.chase import write_chain
 from emulation.stores.incoherent import IncoherentStore
 from emulation.stores.timed import TimedStore
+from emulation.stores.wrapper import WrapperStore
 from emulation.timing.clock import VirtualClock, WallClock
 from emulation.timing.links.booked import Reservations
-from emulation.timing.path import Route, Transfer, default_path, make_path
+from emulation.timing.path import Route, Transfer, make_path
 from emulation.timing.profile import load_profile
 from sac_runtime.errors import RowRangeError
+from sac_runtime.fetch.hot_buffer import HotBuffer
 from sac_runtime.label import Label
+from sac_runtime.memory.gather import slot_gather
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.rows.layout import KvLayout
+from sac_runtime.rows.placement import LayerRows
 
 LAYOUT = KvLayout.fp8()
 NUM_ROWS = 4096
@@ -55,18 +58,31 @@ def test_writes_take_the_write_side_and_land(store):
     assert np.array_equal(read(store, rows)[1], values)
 
 
-def test_rows_gathered_into_slots_take_as_long_whether_or_not_the_store_below_can(store):
-    rows, slots = np.array([9, 8, 7]), np.array([0, 3, 1])
-    below = TimedStore(store, path(), VirtualClock())
-    times, buffers = [], []
-    for inner in (store, below):
-        timed, buffer = TimedStore(inner, path(), VirtualClock()), np.zeros((4, LAYOUT.row_bytes), np.uint8)
-        timed._slot_reader = timed._slot_reader if inner is store else None
-        times.append(timed.read_rows_into_slots(rows, buffer, slots))
-        buffers.append(buffer)
-    assert times == [path().idle_ns(Transfer(3, 3 * 704))] * 2
-    assert np.array_equal(buffers[0], buffers[1])
-    assert np.array_equal(buffers[0][slots], read(store, rows)[1])
+@pytest.mark.parametrize("below", ["native", "staged", "timed"])
+def test_a_fetch_takes_the_path_s_time_for_its_misses_however_the_store_below_gathers(store, below):
+    inner = {"native": store, "staged": WrapperStore(store), "timed": TimedStore(store, path(), VirtualClock())}[below]
+    timed, buffer, slots = TimedStore(inner, path(), VirtualClock()), HotBuffer(4, 3), np.zeros((5, 656), np.uint8)
+    gather = slot_gather(timed, buffer, slots)
+    plan, elapsed_ns = gather.fetch(np.array([9, 8, 7]), 20, LayerRows(0, NUM_ROWS))
+    assert elapsed_ns == timed.clock.now_ns() == path().idle_ns(Transfer(3, 3 * 704))
+    assert np.array_equal(slots[plan.slots], read(store, [9, 8, 7])[1])
+    assert gather.fetch(np.array([8, 9]), 21, LayerRows(0, NUM_ROWS))[1] == 0, "hits take no time"
+    assert timed.clock.now_ns() == elapsed_ns
+
+
+def test_a_fetch_on_the_wall_clock_stalls_from_the_gather_on_and_planning_is_not_hidden_in_it(store):
+    class SlowPlanner(HotBuffer):
+        def plan_by(self, *arguments):
+            planned = super().plan_by(*arguments)
+            time.sleep(0.005)
+            return planned
+
+    timed = TimedStore(WrapperStore(store), path("rdma-100g"), WallClock())
+    gather = slot_gather(timed, SlowPlanner(4, 3), np.zeros((5, 656), np.uint8))
+    begin_ns = time.perf_counter_ns()
+    _, elapsed_ns = gather.fetch(np.array([9, 8, 7]), 20, LayerRows(0, NUM_ROWS))
+    assert time.perf_counter_ns() - begin_ns >= 5_000_000 + path("rdma-100g").idle_ns(Transfer(3, 3 * 704)) - 20_000
+    assert elapsed_ns < 5_000_000
 
 
 def test_bytes_are_charged_by_the_lines_they_touch(store):
@@ -176,9 +192,9 @@ from emulation.stores.timed import TimedStore
 from emulation.timing.clock import WallClock
 from emulation.timing.path import default_path
 from emulation.timing.profile import load_profile
-from emulation.timing.reservations import Reservations
-from sac_runtime.layout import KvLayout
-from sac_runtime.store import MappedStore
+from emulation.timing.links.booked import Reservations
+from sac_runtime.rows.layout import KvLayout
+from sac_runtime.memory.mapped import MappedStore
 layout, clock = KvLayout.fp8(), WallClock()
 with MappedStore.anonymous(layout, 2048, huge_pages=False) as store, Reservations(Path(sys.argv[1])) as links:
     timed = TimedStore(store, default_path(load_profile("rdma-100g"), reader=sys.argv[2]), clock, links)
@@ -198,32 +214,3 @@ def test_two_processes_on_one_adapter_take_no_less_than_it_needs_for_both(tmp_pa
         booked_ns = links.booked_ns("host0.adapter")
     assert booked_ns == pytest.approx(2 * 10 * 2048 * 500, rel=0.001)
     assert max(end for _, end in spans) - min(begin for begin, _ in spans) >= 0.99 * booked_ns
-
-
-def test_a_chase_takes_the_profile_s_latency_a_read(store):
-    write_chain(store, seed=4)
-    for name in ("cxl-switched-220", "cxl-switched-750"):
-        modelled = TimedStore(store, default_path(load_profile(name)), VirtualClock())
-        assert modelled.chase(0, 1000) == load_profile(name).read_latency_ns
-    injected = TimedStore(store, default_path(load_profile("cxl-switched-750")), WallClock())
-    assert injected.chase(0, 2000) >= 745
-    with pytest.raises(InputError, match="need a MappedStore that holds the row"):
-        injected.chase(NUM_ROWS, 1)
-    with pytest.raises(InputError, match="MappedStore"):
-        TimedStore(injected, path(), VirtualClock()).chase(0, 1)
-
-
-def test_a_chase_over_rows_that_hold_no_chain_is_refused_and_reads_nothing_outside(store):
-    injected = TimedStore(store, default_path(load_profile("cxl-switched-750")), WallClock())
-    with pytest.raises(InputError, match="write a chain into the store first"):
-        injected.chase(0, 10)  # random bytes
-
-
-def test_a_chain_visits_every_row_once(store):
-    write_chain(store, seed=5)
-    following = read(store, np.arange(NUM_ROWS))[1][:, :8].copy().view(np.int64)[:, 0]
-    row, seen = 0, set()
-    while row not in seen:
-        seen.add(row)
-        row = following[row]
-    assert len(seen) == NUM_ROWS

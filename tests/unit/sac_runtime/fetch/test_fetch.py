@@ -1,16 +1,20 @@
 """The fetch path end to end, against a dense masked reference over a truth that no store has held."""
 
+import os
+
 import numpy as np
 import pytest
 
 from guest.agent.guards import layers_with_wrong_canary, poison_all_but, poison_rows, write_canaries
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
 from sac_runtime.fetch.attention import dense_masked_reference, softmax_scale
-from sac_runtime.fetch.request import FetchConfig, RequestKv, Residency, breakeven_steps, layer_counters
+from sac_runtime.fetch.hot_buffer import HotBuffer
+from sac_runtime.fetch.request import FetchConfig, RequestKv, breakeven_steps, layer_counters
+from sac_runtime.fetch.residency import Residency
 from sac_runtime.fetch.step import LayerQuery, step
 from sac_runtime.memory.backing import Backing
-from sac_runtime.memory.mapped import MappedStore
-from sac_runtime.memory.store import SlotReader
+from sac_runtime.memory.gather import TwoStepGather, slot_gather
+from sac_runtime.memory.mapped import MappedGather, MappedStore
 from sac_runtime.rows.layout import KvLayout
 from sac_runtime.rows.placement import LayerFirst, LayerRows
 from sac_runtime.rows.quantise import pack_rows, unpack_rows
@@ -20,7 +24,7 @@ HEADS, LAYERS, TOP_K = 4, 3, 16
 
 
 class PlainStore:
-    """The seam and nothing more: no gather into slots."""
+    """The seam and nothing more: no gather of its own."""
 
     def __init__(self, inner):
         self.inner = inner
@@ -32,6 +36,9 @@ class PlainStore:
 
     def write_rows(self, rows, values):
         return self.inner.write_rows(rows, values)
+
+    def slot_gather(self, buffer, slots):
+        return None
 
 
 class Sequence:
@@ -54,7 +61,7 @@ class Sequence:
 
     def query(self, layer, length):
         scores = self.popularity[layer, :length] + self.normal(length)
-        return LayerQuery(lambda: scores, self.rows[layer, length - 1], self.normal(HEADS, 512), self.normal(HEADS, 64))
+        return LayerQuery(self.rows[layer, length - 1], self.normal(HEADS, 512), self.normal(HEADS, 64), lambda: scores)
 
     def expected(self, layer, query, length):
         scores = query.score()
@@ -73,8 +80,8 @@ def decode(request, sequence, steps, check):
         request.begin_step()
         for layer in range(LAYERS):
             query = sequence.query(layer, request.length)
-            (output,) = step(layer, [request], [query], SCALE)
-            check(output, sequence.expected(layer, query, request.length))
+            (done,) = step(layer, [request], [query], SCALE)
+            check(done.output, sequence.expected(layer, query, request.length))
         request.write_back()
 
 
@@ -125,9 +132,9 @@ def test_a_batch_of_requests_with_unequal_lengths_is_each_as_if_alone():
                 request.begin_step()
             for layer in range(LAYERS):
                 queries = [s.query(layer, r.length) for s, r in zip(sequences, batch, strict=True)]
-                outputs = step(layer, batch, queries, SCALE)
-                for sequence, request, query, output in zip(sequences, batch, queries, outputs, strict=True):
-                    assert_close(output, sequence.expected(layer, query, request.length))
+                steps = step(layer, batch, queries, SCALE)
+                for sequence, request, query, done in zip(sequences, batch, queries, steps, strict=True):
+                    assert_close(done.output, sequence.expected(layer, query, request.length))
             for request in batch:
                 request.write_back()
 
@@ -142,8 +149,8 @@ def test_rows_that_a_step_did_not_choose_are_never_read():
             request.begin_step()
             query = sequence.query(0, length + 1)
             poison_all_but(store, placement, 0, np.argsort(-query.score())[:TOP_K])
-            (output,) = step(0, [request], [query], SCALE)
-    assert_close(output, sequence.expected(0, query, length + 1))
+            (done,) = step(0, [request], [query], SCALE)
+    assert_close(done.output, sequence.expected(0, query, length + 1))
 
 
 def test_a_store_that_only_has_the_seam_gives_the_same_bytes_as_one_that_gathers_into_slots():
@@ -151,8 +158,6 @@ def test_a_store_that_only_has_the_seam_gives_the_same_bytes_as_one_that_gathers
     sequence, placement = Sequence(layout, capacity), LayerFirst(LAYERS, capacity)
     with MappedStore.anonymous(layout, placement.num_rows) as store:
         prefill(Backing(store, placement), sequence, 80)
-        assert isinstance(store, SlotReader)
-        assert not isinstance(PlainStore(store), SlotReader)
         with RequestKv(
             Backing(PlainStore(store), placement), FetchConfig(LAYERS, TOP_K, TOP_K), 80, capacity
         ) as request:
@@ -160,26 +165,56 @@ def test_a_store_that_only_has_the_seam_gives_the_same_bytes_as_one_that_gathers
 
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.name}-{layout.stride_bytes}")
-def test_one_native_call_does_what_a_plan_and_a_gather_do(layout):
+def helped(layout, num_rows):
+    return MappedStore.anonymous(layout, num_rows, gather_cpus=(max(os.sched_getaffinity(0)),))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout.name}-{layout.stride_bytes}")
+@pytest.mark.parametrize("other", ["staged", "by-a-team"])
+def test_every_gather_plans_and_brings_the_same(layout, other):
     random, placement = np.random.default_rng(0), LayerFirst(1, 400)
     config = FetchConfig(1, TOP_K, TOP_K + 5)
-    with MappedStore.anonymous(layout, placement.num_rows) as store:
-        store.write_rows(np.arange(400), random.integers(0, 256, (400, layout.row_bytes), np.uint8))
-        home = Backing(store, placement)
-        with RequestKv(home, config, 10, 400) as at_once, RequestKv(home, config, 10, 400) as in_two:
-            for request in (at_once, in_two):
-                request.slots[:] = 0
-            for length in range(11, 200):  # from the direct path into the LRU one
-                topk = random.permutation(length)[: min(TOP_K, length)]
-                at_once.begin_step()
-                in_two.begin_step()
-                plan, _ = at_once.fetch(0, topk)
-                other = in_two.plan(0, topk)
-                in_two.gather(0, other)
-                assert all(np.array_equal(a, b) for a, b in zip(plan, other, strict=True))
-                assert np.array_equal(at_once.slots, in_two.slots)
-            assert at_once.buffers[0].counters == in_two.buffers[0].counters
-            assert at_once.traffic.fetched_bytes == in_two.traffic.fetched_bytes > 0
+    with MappedStore.anonymous(layout, placement.num_rows) as store, helped(layout, placement.num_rows) as by_team:
+        values = random.integers(0, 256, (400, layout.row_bytes), np.uint8)
+        for each in (store, by_team):
+            each.write_rows(np.arange(400), values)
+        below = PlainStore(store) if other == "staged" else by_team
+        at_once = RequestKv(Backing(store, placement), config, 10, 400)
+        in_two = RequestKv(Backing(below, placement), config, 10, 400)
+        for request in (at_once, in_two):
+            request.slots[:] = 0
+        for length in range(11, 200):  # from the direct path into the LRU one
+            topk = random.permutation(length)[: min(TOP_K, length)]
+            at_once.begin_step()
+            in_two.begin_step()
+            plan, elapsed_ns = at_once.fetch(0, topk)
+            other_plan, _ = in_two.fetch(0, topk)
+            assert all(np.array_equal(a, b) for a, b in zip(plan, other_plan, strict=True))
+            assert np.array_equal(at_once.slots, in_two.slots)
+            assert elapsed_ns > 0 or not plan.misses
+        assert at_once.buffers[0].counters == in_two.buffers[0].counters
+        assert at_once.traffic.fetched_bytes == in_two.traffic.fetched_bytes > 0
+
+
+def test_a_store_s_own_gather_is_taken_where_it_offers_one():
+    with MappedStore.anonymous(KvLayout.bf16(), 50) as store:
+        buffer, slots = HotBuffer(4, 4), np.zeros((5, 1152), np.uint8)
+        assert isinstance(slot_gather(store, buffer, slots), MappedGather)
+        assert isinstance(slot_gather(PlainStore(store), buffer, slots), TwoStepGather)
+
+
+@pytest.mark.parametrize(
+    ("slots", "message"),
+    [
+        (np.zeros((5, 656), np.uint8), r"slots is uint8 of shape \(5, 656\)"),
+        (np.zeros((5, 1152), np.int8), "slots is int8"),
+        (np.zeros((5, 2304), np.uint8)[:, ::2], "contiguous"),
+        (np.broadcast_to(np.zeros(1152, np.uint8), (1, 1152)), "slots: is read-only"),
+    ],
+)
+def test_slots_that_rows_could_not_go_into_are_refused_before_any_step(slots, message):
+    with MappedStore.anonymous(KvLayout.bf16(), 50) as store, pytest.raises(GeometryError, match=message):
+        store.slot_gather(HotBuffer(4, 4), slots)
 
 
 class Tabled:
@@ -208,7 +243,7 @@ def test_a_table_says_where_tokens_lie():
         (np.arange(50, dtype=np.int32), 50, "table is int32"),
         (np.arange(100)[::2], 50, "contiguous"),
         (np.arange(49), 50, r"shape \(49,\)"),
-        (np.arange(20), 20, "length=21 exceeds the 20 tokens of its placement"),
+        (np.arange(20), 20, "length=21 exceeds the 20 tokens that it places"),
     ],
 )
 def test_a_table_that_native_code_could_not_follow_is_refused(table, num_tokens, message):
@@ -240,19 +275,18 @@ def test_a_request_over_a_closed_store_is_refused_and_not_read():
         request.fetch(0, np.array([3, 5]))
 
 
-def test_a_fetch_that_fails_leaves_no_row_taken_for_present():
+@pytest.mark.parametrize("seen_as", [lambda store: store, PlainStore], ids=["native", "staged"])
+def test_a_fetch_that_fails_leaves_no_row_taken_for_present(seen_as):
     layout = KvLayout.bf16()
     with MappedStore.anonymous(layout, 50) as store:
         placement = LayerFirst(1, 100)  # of which the store holds half
-        request = RequestKv(Backing(store, placement), FetchConfig(1, 4, 4), 90, 100)
+        request = RequestKv(Backing(seen_as(store), placement), FetchConfig(1, 4, 4), 90, 100)
         request.begin_step()
-        for _ in range(2):  # at once, then in two
+        for _ in range(2):
             with pytest.raises(RowRangeError, match=r"rows\[2\]=80 lies outside \[0, 50\)"):
                 request.fetch(0, np.array([1, 2, 80]))
-            plan = request.plan(0, np.array([1, 2, 80]))
-            assert plan.misses == 3
-            with pytest.raises(RowRangeError, match=r"rows\[2\]=80 lies outside \[0, 50\)"):
-                request.gather(0, plan)
+            assert request.buffers[0].resident_tokens().size == 0
+        assert request.traffic.fetched_bytes == 0
         assert request.fetch(0, np.array([1, 2]))[0].misses == 2
 
 
@@ -280,10 +314,10 @@ def test_a_step_is_not_over_before_every_layer_has_its_new_row():
         for length in (10, 11):
             request.begin_step()
             for layer in (0, 2):
-                request.place_newest(layer, request.plan(layer, np.array([length - 1])), row)
+                request.place_newest(layer, request.fetch(layer, np.array([length - 1]))[0], row)
             with pytest.raises(GeometryError, match=rf"layers \[1\] have no row for token {length - 1}"):
                 request.write_back()
-            request.place_newest(1, request.plan(1, np.array([length - 1])), row)
+            request.place_newest(1, request.fetch(1, np.array([length - 1]))[0], row)
             request.write_back()
         with pytest.raises(GeometryError, match="length=11 has reached tokens_capacity"):
             request.begin_step()

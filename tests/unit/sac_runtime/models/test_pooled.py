@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache
 
 from sac_runtime.errors import PoolFullError, TraceError
-from sac_runtime.fetch.request import Residency
+from sac_runtime.fetch.residency import Residency
 from sac_runtime.models.pooled import pooled, weights_digest
 from sac_runtime.models.tiny import tiny_model
 from sac_runtime.pool.arena import BlockState
