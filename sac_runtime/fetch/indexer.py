@@ -132,10 +132,11 @@ def _held(values: FloatArray, precision: Precision) -> FloatArray:
 
 
 def _layer_norm(values: FloatArray, weight: FloatArray, bias: FloatArray) -> FloatArray:
-    mean: FloatArray = values.mean(axis=-1, keepdims=True)
+    mean: FloatArray = values.mean(axis=-1, keepdims=True, dtype=np.float32)
     centred = values - mean
-    variance: FloatArray = np.square(centred).mean(axis=-1, keepdims=True)
-    normed: FloatArray = centred / np.sqrt(variance + NORM_EPSILON) * weight + bias
+    variance: FloatArray = np.square(centred).mean(axis=-1, keepdims=True, dtype=np.float32)
+    deviation: FloatArray = np.sqrt(variance + NORM_EPSILON)
+    normed: FloatArray = centred / deviation * weight + bias
     return normed
 
 
