@@ -1,5 +1,8 @@
-"""A cluster at work: a workload sent to servers that share links, on SimPy's clock. One call, `simulate`, runs it.
-Knows servers and requests; the engine's rules are in `engine`."""
+"""A cluster at work: a workload sent to servers that share links. One call, `simulate`, runs it. Knows servers and requests;
+the engine's rules are in `engine`.
+
+SimPy is the clock here and no more: one process lets requests arrive, and each server sets one timer for its next event.
+Servers are state machines, not processes; queues and rates are the engine's own."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,27 +18,28 @@ from emulation.serving.prefixes import PrefixStore
 from emulation.serving.routes import ClusterRoutes
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import TRACE_BLOCK_TOKENS, Request, Workload
+from emulation.timing.links.flows import Links
 
 PROGRESS_EVERY = 4096
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to. `fabric` has each link's bytes and peak load; modelled time throughout."""
+    """What a run came to. `links` has each link's bytes and peak load; modelled time throughout."""
 
     spec: ClusterSpec
     recorder: Recorder
-    fabric: ClusterRoutes
+    links: Links
     num_cached_tokens: int
 
     def bytes_by_link(self) -> dict[str, int]:
         """Bytes that each link carried; links that carried none are left out."""
-        links = self.fabric.links
+        links = self.links
         return {name: round(carried) for name, carried in zip(links.names, links.num_bytes, strict=True) if carried}
 
     def utilisation_by_link(self) -> dict[str, float]:
         """Mean load (0..1) of each link that carried bytes, over the run's duration."""
-        links, duration_ns = self.fabric.links, self.recorder.finished_ns
+        links, duration_ns = self.links, self.recorder.finished_ns
         return {
             name: carried / rate / duration_ns
             for name, rate, carried in zip(links.names, links.bytes_per_ns, links.num_bytes, strict=True)
@@ -67,12 +71,12 @@ class _Run:
     def __init__(self, spec: ClusterSpec, workload: Workload, on_progress: Callable[[int], None] | None) -> None:
         self._spec, self._workload, self._on_progress = spec, workload, on_progress
         self._env: Any = simpy.Environment()
-        self._fabric = ClusterRoutes(spec)
+        self._routes = ClusterRoutes(spec)
         self._recorder = Recorder(spec.model.top_k)
         self._requests: Iterator[Request] = workload.requests()
-        costs = CostModel(spec, self._fabric)
+        costs = CostModel(spec, self._routes)
         self._servers = [
-            Server(number, self._env, costs, self._fabric, self._recorder, self._on_finish)
+            Server(number, self._env, costs, self._routes, self._recorder, self._on_finish)
             for number in range(spec.num_servers)
         ]
         kept_bytes = spec.model.token_bytes + spec.model.index_bytes
@@ -94,7 +98,7 @@ class _Run:
                 self._submit(next(self._requests))
         self._env.run()
         assert self._recorder.completed == self._workload.num_prompts, "a request was lost"
-        return Outcome(self._spec, self._recorder, self._fabric, self._num_cached_tokens)
+        return Outcome(self._spec, self._recorder, self._routes.links, self._num_cached_tokens)
 
     def _arrivals(self) -> Iterator[Any]:
         for request in self._requests:

@@ -1,4 +1,4 @@
-"""What a request and a step cost: EngineCosts, the miss model and the fabric put together. Knows no time of day."""
+"""What a request and a step cost: EngineCosts, the law of misses and the routes put together. Knows no time of day."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,15 +29,27 @@ class RequestCost:
     new_transfer_bytes: int
 
 
-NO_COST = RequestCost(0.0, 0.0, 0, 1.0, 0, 1.0, 0, 0.0, 0, 0.0, 0)
+NO_COST = RequestCost(  # of a GPU that has nothing in a stage; durations of 1 ns, as rates are bytes over them
+    context_tokens=0.0,
+    entries=0.0,
+    hbm_bytes=0,
+    load_ns=1.0,
+    index_bytes=0,
+    prefill_ns=1.0,
+    written_bytes=0,
+    prefetch_ns=0.0,
+    prefetch_bytes=0,
+    new_transfer_ns=0.0,
+    new_transfer_bytes=0,
+)
 
 
 class CostModel:
     """Costs for one cluster; requests of equal lengths are looked up."""
 
-    def __init__(self, spec: ClusterSpec, fabric: ClusterRoutes) -> None:
-        self.spec, self.fabric = spec, fabric
-        self._page_ns = spec.costs.index_page_ns + fabric.page_ns() if fabric.fetch_path else 0.0
+    def __init__(self, spec: ClusterSpec, routes: ClusterRoutes) -> None:
+        self.spec, self.routes = spec, routes
+        self._page_ns = spec.costs.index_page_ns + routes.page_ns() if routes.fetch_path else 0.0
         self.of_request = lru_cache(maxsize=1 << 16)(self._of_request)
 
     def compute_ns(self, fullest_gpu_ns: float, longest_tokens: float) -> float:
@@ -55,7 +67,7 @@ class CostModel:
         num_steps = output_len - 1
         sparse = spec.policy.fetch_profile is not None
         new_len = prompt_len - cached_len
-        moved = (cached_len, _whole_pages(new_len)) if self.fabric.prefetch_profile else (0, 0)
+        moved_lens = (cached_len, _whole_pages(new_len)) if self.routes.prefetch_profile else (0, 0)
         return RequestCost(
             context_tokens=prompt_len + output_len / 2,
             entries=self._missed_entries(prompt_len, num_steps) if sparse and num_steps else 0.0,
@@ -64,10 +76,10 @@ class CostModel:
             index_bytes=cached_len * model.index_bytes if sparse else 0,
             prefill_ns=self._prefill_ns(prompt_len, cached_len),
             written_bytes=new_len * (model.token_bytes + model.index_bytes) if sparse else 0,
-            prefetch_ns=self._transfer_ns(moved[0]),
-            prefetch_bytes=moved[0] * model.token_bytes,
-            new_transfer_ns=self._transfer_ns(moved[1]),
-            new_transfer_bytes=moved[1] * model.token_bytes,
+            prefetch_ns=self._transfer_ns(moved_lens[0]),
+            prefetch_bytes=moved_lens[0] * model.token_bytes,
+            new_transfer_ns=self._transfer_ns(moved_lens[1]),
+            new_transfer_bytes=moved_lens[1] * model.token_bytes,
         )
 
     def _missed_entries(self, prompt_len: int, num_steps: int) -> float:
@@ -92,7 +104,7 @@ class CostModel:
 
     def _transfer_ns(self, num_tokens: int) -> float:
         """Work of a whole-prefix transfer: bound per request and per operation, and by the wire at best."""
-        profile = self.fabric.prefetch_profile
+        profile = self.routes.prefetch_profile
         if profile is None or not num_tokens:
             return 0.0
         num_bytes = num_tokens * self.spec.model.token_bytes

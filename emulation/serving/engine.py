@@ -1,5 +1,5 @@
 """One server: GPUs in lockstep that prefill, decode and fetch. Knows rates and queues; costs come from CostModel, bytes and
-loads go to Links, results to a Recorder; SimPy turns the clock.
+loads go to Links, results to a Recorder. Of SimPy it uses the time and one timer: each server sets it for its next event.
 
 Rules, and where they come from:
 - A request is computed on one GPU (DP attention) and waits there until its HBM fits (admission by capacity), first in,
@@ -43,19 +43,20 @@ class Running:
 
 
 class PrefixMove(NamedTuple):
-    """A whole-prefix transfer of `work_ns` alone on the server; `before_prefill`: the job's prefill waits for it."""
+    """A prefix on its way over `link`, the number of a NIC's direction. work_ns: what it takes alone on the server;
+    before_prefill: the request's prefill waits for it."""
 
-    job: Running
+    running: Running
+    link: int
     work_ns: float
     num_bytes: int
-    write: bool
     before_prefill: bool
 
 
 class Gpu:
     """Queues and sums of one GPU."""
 
-    __slots__ = ("entries", "free_hbm_bytes", "index", "moving", "outstanding", "prefilling", "ready", "running", "to_move",
+    __slots__ = ("decoding", "entries", "free_hbm_bytes", "index", "moving", "outstanding", "prefilling", "ready", "to_move",
                  "tokens", "waiting")  # fmt: skip
 
     def __init__(self, index: int, hbm_bytes: int) -> None:
@@ -66,24 +67,24 @@ class Gpu:
         self.moving: PrefixMove | None = None
         self.ready: deque[Running] = deque()  # for prefill
         self.prefilling: Running | None = None
-        self.running: set[Running] = set()
+        self.decoding: set[Running] = set()
         self.outstanding = 0
         self.entries = 0.0  # missed per layer and step, of all that run
         self.tokens = 0.0  # of context, of all that run
 
-    def start(self, job: Running) -> None:
-        """The job decodes from now on."""
-        self.running.add(job)
-        self.entries += job.cost.entries
-        self.tokens += job.cost.context_tokens
+    def start(self, running: Running) -> None:
+        """The request decodes from now on."""
+        self.decoding.add(running)
+        self.entries += running.cost.entries
+        self.tokens += running.cost.context_tokens
 
-    def finish(self, job: Running) -> None:
-        """The job is done. Sums of nothing are put to 0, where differences would leave roundings."""
-        self.running.discard(job)
+    def finish(self, running: Running) -> None:
+        """The request is done. Sums of nothing are put to 0, where differences would leave roundings."""
+        self.decoding.discard(running)
         self.outstanding -= 1
-        self.free_hbm_bytes += job.cost.hbm_bytes
-        self.entries = self.entries - job.cost.entries if self.running else 0.0
-        self.tokens = self.tokens - job.cost.context_tokens if self.running else 0.0
+        self.free_hbm_bytes += running.cost.hbm_bytes
+        self.entries = self.entries - running.cost.entries if self.decoding else 0.0
+        self.tokens = self.tokens - running.cost.context_tokens if self.decoding else 0.0
 
 
 class Server:
@@ -94,23 +95,24 @@ class Server:
         number: int,
         env: Any,
         costs: CostModel,
-        fabric: ClusterRoutes,
+        routes: ClusterRoutes,
         recorder: Recorder,
         on_finish: Callable[[], None],
     ) -> None:
         spec = costs.spec
         self.number = number
-        self._env, self._costs, self._fabric, self._on_finish = env, costs, fabric, on_finish
+        self._env, self._costs, self._on_finish = env, costs, on_finish
         self._recorder, self._meter = recorder, recorder.meter()
-        self._routes = fabric.server_routes(number)
-        self._nics = fabric.server_nics(number)
+        self._links, self._fetch_ns = routes.links, routes.fetch_ns
+        self._reads, self._writes = routes.server_routes(number)
+        self._nics = routes.server_nics(number)
         self._shares_devices = spec.policy.home == "pool" and spec.num_servers > 1
         self.gpus = [Gpu(index, spec.server.hbm_kv_bytes) for index in range(spec.server.num_gpus)]
-        self._transfers: Lockstep[Gpu] = Lockstep()
+        self._moves: Lockstep[Gpu] = Lockstep()
         self._loads: Lockstep[Gpu] = Lockstep()
         self._prefills: Lockstep[Gpu] = Lockstep()
         self._decodes: Lockstep[Running] = Lockstep()
-        self._stages: tuple[Lockstep[Any], ...] = (self._transfers, self._loads, self._prefills, self._decodes)
+        self._stages: tuple[Lockstep[Any], ...] = (self._moves, self._loads, self._prefills, self._decodes)
         self._now_ns = 0.0
         self._schedule_number = 0
         self._in_event = False
@@ -143,7 +145,7 @@ class Server:
             return
         self._now_ns = now_ns
         for stage in self._stages:
-            self._fabric.links.carry(stage.flow, stage.rate * elapsed_ns)
+            self._links.carry(stage.flow, stage.rate * elapsed_ns)
             stage.advance(elapsed_ns)
         num_prefilling = len(self._loads) + len(self._prefills)
         self._meter.wait(elapsed_ns, self._num_waiting, self._num_prefetching, num_prefilling)
@@ -156,63 +158,67 @@ class Server:
         if due is not None:
             due.advance_to_first()
         self._in_event = True
-        for gpu in self._transfers.pop_ended():
-            self._end_transfer(gpu)
+        for gpu in self._moves.pop_ended():
+            self._end_move(gpu)
         for gpu in self._loads.pop_ended():
             self._end_load(gpu)
         for gpu in self._prefills.pop_ended():
             self._end_prefill(gpu)
-        for job in self._decodes.pop_ended():
-            self._end_decode(job)
+        for running in self._decodes.pop_ended():
+            self._end_decode(running)
         self._in_event = False
         self._set_rates()
 
     def _admit(self, gpu: Gpu) -> None:
         """Let requests in whose HBM fits, in order, and start what the GPU has free hands for."""
         while gpu.waiting and gpu.waiting[0].cost.hbm_bytes <= gpu.free_hbm_bytes:
-            job = gpu.waiting.popleft()
-            gpu.free_hbm_bytes -= job.cost.hbm_bytes
-            cost = job.cost
+            running = gpu.waiting.popleft()
+            cost = running.cost
+            gpu.free_hbm_bytes -= cost.hbm_bytes
             if cost.prefetch_ns:
                 self._num_waiting -= 1
                 self._num_prefetching += 1
-                self._move(PrefixMove(job, cost.prefetch_ns, cost.prefetch_bytes, write=False, before_prefill=True))
+                link = self._nics[gpu.index].read
+                self._move(PrefixMove(running, link, cost.prefetch_ns, cost.prefetch_bytes, before_prefill=True))
             else:
-                gpu.ready.append(job)
+                gpu.ready.append(running)
         if gpu.ready and gpu.prefilling is None:
             self._start_prefill(gpu, gpu.ready.popleft())
 
-    def _start_prefill(self, gpu: Gpu, job: Running) -> None:
-        gpu.prefilling = job
+    def _start_prefill(self, gpu: Gpu, running: Running) -> None:
+        gpu.prefilling = running
         self._num_waiting -= 1
-        self._loads.add(job.cost.load_ns, gpu)
+        self._loads.add(running.cost.load_ns, gpu)
 
-    def _move_new(self, job: Running, write: bool) -> None:
+    def _move_new(self, running: Running, write: bool) -> None:
         """Move a request's new KV out, or back in, beside what the GPUs do."""
-        if job.cost.new_transfer_ns:
-            num_bytes = job.cost.new_transfer_bytes
-            self._move(PrefixMove(job, job.cost.new_transfer_ns, num_bytes, write, before_prefill=False))
+        cost = running.cost
+        if cost.new_transfer_ns:
+            nic = self._nics[running.gpu.index]
+            link = nic.write if write else nic.read
+            self._move(PrefixMove(running, link, cost.new_transfer_ns, cost.new_transfer_bytes, before_prefill=False))
 
-    def _move(self, transfer: PrefixMove) -> None:
-        """Queue a transfer on its GPU; they go one after the other."""
-        gpu = transfer.job.gpu
-        gpu.to_move.append(transfer)
+    def _move(self, move: PrefixMove) -> None:
+        """Queue a move on its GPU; they go one after the other."""
+        gpu = move.running.gpu
+        gpu.to_move.append(move)
         if gpu.moving is None:
-            self._start_transfer(gpu)
+            self._start_move(gpu)
 
-    def _start_transfer(self, gpu: Gpu) -> None:
+    def _start_move(self, gpu: Gpu) -> None:
         gpu.moving = gpu.to_move.popleft()
-        self._transfers.add(gpu.moving.work_ns, gpu)
+        self._moves.add(gpu.moving.work_ns, gpu)
 
-    def _end_transfer(self, gpu: Gpu) -> None:
-        assert gpu.moving is not None
-        ended, gpu.moving = gpu.moving, None
+    def _end_move(self, gpu: Gpu) -> None:
+        move = gpu.moving
+        assert move is not None
+        gpu.moving = None
         if gpu.to_move:
-            self._start_transfer(gpu)
-        if ended.before_prefill:
+            self._start_move(gpu)
+        if move.before_prefill:
             self._num_prefetching -= 1
             self._num_waiting += 1
-            gpu.ready.append(ended.job)
+            gpu.ready.append(move.running)
             self._admit(gpu)
 
     def _end_load(self, gpu: Gpu) -> None:
@@ -221,32 +227,34 @@ class Server:
         self._move_new(gpu.prefilling, write=True)
 
     def _end_prefill(self, gpu: Gpu) -> None:
-        job = gpu.prefilling
-        assert job is not None
+        running = gpu.prefilling
+        assert running is not None
         gpu.prefilling = None
-        job.first_token_ns = self._now_ns
-        self._move_new(job, write=False)
-        gpu.start(job)
-        self._longest_tokens = max(self._longest_tokens, job.cost.context_tokens)
-        if job.request.output_len > 1:
-            self._decodes.add(job.request.output_len - 1, job)
+        running.first_token_ns = self._now_ns
+        self._move_new(running, write=False)
+        gpu.start(running)
+        self._longest_tokens = max(self._longest_tokens, running.cost.context_tokens)
+        if running.request.output_len > 1:
+            self._decodes.add(running.request.output_len - 1, running)
         else:
-            self._end_decode(job)
+            self._end_decode(running)
         self._admit(gpu)
 
-    def _end_decode(self, job: Running) -> None:
-        job.gpu.finish(job)
+    def _end_decode(self, running: Running) -> None:
+        running.gpu.finish(running)
         self.outstanding -= 1
-        self._longest_stale |= job.cost.context_tokens >= self._longest_tokens
-        self._recorder.finish(job.request, job.arrived_ns, job.first_token_ns, self._now_ns, job.cost.entries)
-        self._admit(job.gpu)
+        self._longest_stale |= running.cost.context_tokens >= self._longest_tokens
+        self._recorder.finish(
+            running.request, running.arrived_ns, running.first_token_ns, self._now_ns, running.cost.entries
+        )
+        self._admit(running.gpu)
         self._on_finish()
 
     def _set_rates(self) -> None:
         """New rates after a change of composition, the flows that follow from them, and the time of the next event."""
-        speed = 1 - self._costs.spec.costs.prefetch_slowdown if len(self._transfers) else 1.0
+        speed = 1 - self._costs.spec.costs.prefetch_slowdown if len(self._moves) else 1.0
         self._others_load = 0.0
-        self._set_transfers()
+        self._set_moves()
         self._set_loads(speed)
         self._set_prefills(speed)
         self._set_decodes(speed)
@@ -254,30 +262,28 @@ class Server:
         for stage in self._stages:
             for link, num_bytes in stage.flow.items():
                 flow[link] = flow.get(link, 0.0) + num_bytes * stage.rate
-        self._fabric.links.exchange(self._flow, flow)
+        self._links.exchange(self._flow, flow)
         self._flow = flow
         self._schedule()
 
-    def _set_transfers(self) -> None:
-        self._transfers.rate = 1 / max(1, len(self._transfers))
-        self._transfers.flow = {
-            self._nics[gpu.index] + gpu.moving.write: gpu.moving.num_bytes / gpu.moving.work_ns
-            for gpu in self.gpus
-            if gpu.moving
+    def _set_moves(self) -> None:
+        self._moves.rate = 1 / max(1, len(self._moves))
+        self._moves.flow = {
+            gpu.moving.link: gpu.moving.num_bytes / gpu.moving.work_ns for gpu in self.gpus if gpu.moving is not None
         }
 
     def _set_loads(self, speed: float) -> None:
         self._loads.stop()
         if len(self._loads):
             read = [cost.index_bytes / cost.load_ns for cost in self._costs_of(self._loads)]
-            self._loads.flow = spread(self._routes, read, write=False)
+            self._loads.flow = spread(self._reads, read)
             self._loads.rate = self._allowed(speed, self._loads.flow)
 
     def _set_prefills(self, speed: float) -> None:
         self._prefills.stop()
         if len(self._prefills):
             written = [cost.written_bytes / cost.prefill_ns for cost in self._costs_of(self._prefills)]
-            self._prefills.flow = spread(self._routes, written, write=True)
+            self._prefills.flow = spread(self._writes, written)
             speed *= self._costs.prefill_speed(len(self._prefills))
             self._prefills.rate = self._allowed(speed, self._prefills.flow)
 
@@ -286,12 +292,12 @@ class Server:
         if not len(self._decodes) or len(self._loads) or len(self._prefills):
             return
         costs, gpus, model = self._costs, self.gpus, self._costs.spec.model
-        fullest_ns = max(costs.gpu_work_ns(len(gpu.running), gpu.tokens) for gpu in gpus)
+        fullest_ns = max(costs.gpu_work_ns(len(gpu.decoding), gpu.tokens) for gpu in gpus)
         compute_ns = costs.compute_ns(fullest_ns, self._longest())
-        read = spread(self._routes, [gpu.entries * model.token_bytes for gpu in gpus], write=False)
-        written = spread(self._routes, [len(gpu.running) * model.token_bytes for gpu in gpus], write=True)
+        read = spread(self._reads, [gpu.entries * model.token_bytes for gpu in gpus])
+        written = spread(self._writes, [len(gpu.decoding) * model.token_bytes for gpu in gpus])
         read_ns, load = self._squeeze(read)
-        layer_ns = self._fabric.fetch_ns(max(gpu.entries for gpu in gpus), read_ns / model.num_layers, load)
+        layer_ns = self._fetch_ns(max(gpu.entries for gpu in gpus), read_ns / model.num_layers, load)
         step_ns = max(compute_ns + layer_ns * model.num_layers, self._squeeze(written)[0])
         self._step_shares = StepShares(compute_ns / step_ns * speed, (1 - compute_ns / step_ns) * speed)
         self._decodes.flow, self._decodes.rate = read | written, speed / step_ns
@@ -310,14 +316,14 @@ class Server:
         return min(speed, 1 / squeezed) if squeezed else speed
 
     def _squeeze(self, flow: Flow) -> tuple[float, float]:
-        squeezed_ns, load = self._fabric.links.squeeze(flow, self._flow)
+        squeezed_ns, load = self._links.squeeze(flow, self._flow)
         self._others_load = max(self._others_load, load)
         return squeezed_ns, load
 
     def _longest(self) -> float:
         if self._longest_stale:
             self._longest_tokens = max(
-                (job.cost.context_tokens for gpu in self.gpus for job in gpu.running), default=0.0
+                (running.cost.context_tokens for gpu in self.gpus for running in gpu.decoding), default=0.0
             )
             self._longest_stale = False
         return self._longest_tokens

@@ -1,6 +1,6 @@
 """Work that goes on at one common rate: many jobs, one virtual time. Knows work, rates and what they move, no meaning of it.
 
-All jobs of a `Progress` advance equally (decode steps in lockstep, prefixes that share an engine), so a change of rate
+All jobs of a `Lockstep` advance equally (decode steps in lockstep, prefixes that share an engine), so a change of rate
 touches one number instead of every job: a job ends when the common progress reaches its mark."""
 
 from collections.abc import Iterator, Mapping

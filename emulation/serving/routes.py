@@ -2,18 +2,25 @@
 Knows profiles, bandwidths and routes, no requests and no time of day.
 
 Bandwidths, latencies and loaded-latency curves are those of emulation.timing's profiles, and what one GPU takes for its own
-rows is the closed form of its Path. What is new here is the sharing by flows instead of single transfers: all GPUs of a
+rows is the closed form of its LinkPath. What is new here is the sharing by flows instead of single transfers: all GPUs of a
 server read at the same moments (lockstep), so their burst takes bytes / bandwidth on each link; another server's flow of
 load L leaves it the share 1 - L. Then no link ever carries more than its bandwidth, whatever the number of servers: a
 burst of w ns of link time takes T >= w / (1 - L), so its own load w / T is at most 1 - L."""
 
+from typing import NamedTuple
+
 from emulation.serving.spec import ClusterSpec
-from emulation.timing.links.flows import Links
+from emulation.timing.links.flows import Duplex, Links, Route
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Bandwidth, Profile
 from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
 
-"""Link number -> bytes, per step or per ns."""
+
+class ServerRoutes(NamedTuple):
+    """By GPU of one server: the route of its reads, and that of its writes over the same links."""
+
+    read: list[Route]
+    write: list[Route]
 
 
 class ClusterRoutes:
@@ -27,22 +34,14 @@ class ClusterRoutes:
         self.prefetch_profile = spec.prefetch_profile
         self._devices = self._add_pool() if spec.policy.home == "pool" else []
 
-    def server_routes(self, server: int) -> list[list[tuple[int, float]]]:
-        """For each GPU of a server: the links its reads cross, and the share of the bytes on each."""
-        if self.fetch_path is None:
-            return [[] for _ in range(self.spec.server.num_gpus)]
-        profile = self.fetch_path.profile
-        gpus = self._add_gpus(server, profile)
-        if self.spec.policy.home == "server":
-            homes = [self.links.add(f"server{server}.dram{i}", profile.device) for i in range(self._num_sockets)]
-            return [[(gpus, 1.0), (homes[self._socket(gpu)], 1.0)] for gpu in range(self.spec.server.num_gpus)]
-        adapters = [self.links.add(f"server{server}.adapter{i}", profile.adapter) for i in range(self._num_sockets)]
-        return [
-            [(gpus, 1.0), (adapters[self._socket(gpu)], 1.0), *self._device_route(server, gpu)]
-            for gpu in range(self.spec.server.num_gpus)
-        ]
+    def server_routes(self, server: int) -> ServerRoutes:
+        """The routes of each GPU of a server; empty ones where all KV is in HBM."""
+        crossed = self._crossed_links(server)
+        read: list[Route] = [[(link.read, share) for link, share in links] for links in crossed]
+        write: list[Route] = [[(link.write, share) for link, share in links] for links in crossed]
+        return ServerRoutes(read, write)
 
-    def server_nics(self, server: int) -> list[int]:
+    def server_nics(self, server: int) -> list[Duplex]:
         """For each GPU of a server the NIC that prefixes cross; empty where nothing is prefetched."""
         if self.prefetch_profile is None:
             return []
@@ -67,6 +66,21 @@ class ClusterRoutes:
         reader_ns, _ = self.fetch_path.loaded_ns(page)
         return self.fetch_path.profile.latency_ns() + reader_ns
 
+    def _crossed_links(self, server: int) -> list[list[tuple[Duplex, float]]]:
+        """For each GPU of a server: the links that its bytes cross, and the share of the bytes on each."""
+        if self.fetch_path is None:
+            return [[] for _ in range(self.spec.server.num_gpus)]
+        profile = self.fetch_path.profile
+        gpus = self._add_gpus(server, profile)
+        if self.spec.policy.home == "server":
+            homes = [self.links.add(f"server{server}.dram{i}", profile.device) for i in range(self._num_sockets)]
+            return [[(gpus, 1.0), (homes[self._socket(gpu)], 1.0)] for gpu in range(self.spec.server.num_gpus)]
+        adapters = [self.links.add(f"server{server}.adapter{i}", profile.adapter) for i in range(self._num_sockets)]
+        return [
+            [(gpus, 1.0), (adapters[self._socket(gpu)], 1.0), *self._device_route(server, gpu)]
+            for gpu in range(self.spec.server.num_gpus)
+        ]
+
     @property
     def _num_sockets(self) -> int:
         return self.spec.server.num_sockets
@@ -74,13 +88,13 @@ class ClusterRoutes:
     def _socket(self, gpu: int) -> int:
         return gpu * self._num_sockets // self.spec.server.num_gpus
 
-    def _add_gpus(self, server: int, profile: Profile) -> int:
+    def _add_gpus(self, server: int, profile: Profile) -> Duplex:
         """The GPUs' own links, counted as one: they are equal, and `fetch_ns` sees to the fullest."""
         num_gpus = self.spec.server.num_gpus
         rates = profile.reader.read_bytes_per_ns * num_gpus, profile.reader.write_bytes_per_ns * num_gpus
         return self.links.add(f"server{server}.gpus", Bandwidth(*rates))
 
-    def _add_pool(self) -> list[tuple[int, ...]]:
+    def _add_pool(self) -> list[tuple[Duplex, ...]]:
         """Links to each device; a switch port no slower than its device cannot bound anything and is left out."""
         assert self.fetch_path is not None
         profile = self.fetch_path.profile
@@ -91,7 +105,7 @@ class ClusterRoutes:
             for device in [self.links.add(f"pool.device{i}", profile.device)]
         ]
 
-    def _device_route(self, server: int, gpu: int) -> list[tuple[int, float]]:
+    def _device_route(self, server: int, gpu: int) -> list[tuple[Duplex, float]]:
         rank = server * self.spec.server.num_gpus + gpu
-        chosen = self._devices if self.spec.striped else [self._devices[rank % len(self._devices)]]
-        return [(link, 1 / len(chosen)) for device in chosen for link in device]
+        devices = self._devices if self.spec.striped else [self._devices[rank % len(self._devices)]]
+        return [(link, 1 / len(devices)) for device in devices for link in device]

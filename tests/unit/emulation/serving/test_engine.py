@@ -244,7 +244,7 @@ def test_nothing_is_lost_and_bytes_times_and_bandwidths_are_kept(run):
 
 
 def check_conservation(outcome, num_prompts):
-    recorder, spec, links = outcome.recorder, outcome.spec, outcome.fabric.links
+    recorder, spec, links = outcome.recorder, outcome.spec, outcome.links
     assert recorder.completed == num_prompts
     # Little's law: the time all requests spent in all states is the sum of their latencies.
     assert recorder.spent.total_ns() == pytest.approx(sum(recorder.e2e_ns), rel=1e-6)

@@ -12,7 +12,7 @@ from emulation.timing.profile import Bandwidth, load_profile
 
 def one_link(rate=10.0):
     links = Links()
-    return links, links.add("link", Bandwidth(rate, rate))
+    return links, links.add("link", Bandwidth(rate, rate)).read
 
 
 def test_an_idle_link_gives_all_its_bandwidth():
@@ -59,49 +59,66 @@ def fixed_point_ns(num_servers, compute_ns, burst_ns=10.0):
 @pytest.mark.parametrize("tier", ["dram", "cxl"])
 @pytest.mark.parametrize("entries", [1, 64, 500, 2048])
 def test_one_gpus_fetch_takes_the_closed_form_of_its_path(tier, entries):
-    fabric = ClusterRoutes(ClusterSpec(tier, striped=True))
+    cluster = ClusterRoutes(ClusterSpec(tier, striped=True))
     profile = load_profile(ClusterSpec(tier).policy.fetch_profile)
     expected = default_path(profile).idle_ns(Transfer(entries, entries * 1152))
-    assert fabric.fetch_ns(entries, 0.0, 0.0) == pytest.approx(expected, abs=2)
+    assert cluster.fetch_ns(entries, 0.0, 0.0) == pytest.approx(expected, abs=2)
 
 
 def test_a_request_is_whole_in_the_device_of_its_rank_unless_striped():
     whole, striped = (ClusterRoutes(ClusterSpec("cxl", num_devices=2, striped=striped)) for striped in (False, True))
-    flows = [spread(fabric.server_routes(0), [1000.0] + [0.0] * 7, write=False) for fabric in (whole, striped)]
+    flows = [spread(cluster.server_routes(0).read, [1000.0] + [0.0] * 7) for cluster in (whole, striped)]
     by_name = [
-        {fabric.links.names[link]: carried for link, carried in flow.items()}
-        for fabric, flow in zip((whole, striped), flows, strict=True)
+        {cluster.links.names[link]: carried for link, carried in flow.items()}
+        for cluster, flow in zip((whole, striped), flows, strict=True)
     ]
     assert by_name[0]["pool.device0.read"] == 1000 and "pool.device1.read" not in by_name[0]
     assert by_name[1]["pool.device0.read"] == by_name[1]["pool.device1.read"] == 500
 
 
 def test_ranks_map_to_devices_round_robin_across_servers():
-    fabric = ClusterRoutes(ClusterSpec("cxl", num_servers=2, num_devices=16))
-    routes = [*fabric.server_routes(0), *fabric.server_routes(1)]
-    devices = [fabric.links.names[route[-1][0]] for route in routes]
+    cluster = ClusterRoutes(ClusterSpec("cxl", num_servers=2, num_devices=16))
+    routes = [*cluster.server_routes(0).read, *cluster.server_routes(1).read]
+    devices = [cluster.links.names[route[-1][0]] for route in routes]
     assert devices == [f"pool.device{rank}.read" for rank in range(16)]
 
 
-def test_jobs_of_a_progress_end_when_their_work_is_done_and_not_before():
-    progress = Lockstep()
-    progress.add(100.0, "long")
-    progress.add(40.0, "short")
-    progress.rate = 2.0
-    assert progress.next_end_in() == 20.0
-    progress.advance(19.999)
-    assert progress.pop_ended() == []
-    progress.advance(0.001)
-    progress.advance_to_first()
-    assert progress.pop_ended() == ["short"]
-    assert progress.next_end_in() == pytest.approx(30.0)
+def test_a_write_crosses_the_links_of_its_read_in_the_other_direction():
+    cluster = ClusterRoutes(ClusterSpec("cxl", num_devices=2))
+    routes = cluster.server_routes(0)
+    for read, write in zip(routes.read, routes.write, strict=True):
+        names = [[cluster.links.names[link] for link, _ in route] for route in (read, write)]
+        assert [name.removesuffix(".read") for name in names[0]] == [name.removesuffix(".write") for name in names[1]]
+        assert [share for _, share in read] == [share for _, share in write]
+
+
+def test_a_links_two_directions_have_numbers_rates_and_loads_of_their_own():
+    links = Links()
+    link = links.add("link", Bandwidth(10.0, 5.0))
+    links.exchange({}, {link.write: 2.5})
+    assert [links.names[number] for number in link] == ["link.read", "link.write"]
+    assert (links.load[link.read], links.load[link.write]) == (0.0, 0.5)
+
+
+def test_jobs_in_lockstep_end_when_their_work_is_done_and_not_before():
+    lockstep = Lockstep()
+    lockstep.add(100.0, "long")
+    lockstep.add(40.0, "short")
+    lockstep.rate = 2.0
+    assert lockstep.next_end_in() == 20.0
+    lockstep.advance(19.999)
+    assert lockstep.pop_ended() == []
+    lockstep.advance(0.001)
+    lockstep.advance_to_first()
+    assert lockstep.pop_ended() == ["short"]
+    assert lockstep.next_end_in() == pytest.approx(30.0)
 
 
 def test_a_job_added_later_ends_by_its_own_work():
-    progress = Lockstep()
-    progress.add(100.0, "first")
-    progress.rate = 1.0
-    progress.advance(90.0)
-    progress.add(5.0, "second")
-    progress.advance(5.0)
-    assert progress.pop_ended() == ["second"]
+    lockstep = Lockstep()
+    lockstep.add(100.0, "first")
+    lockstep.rate = 1.0
+    lockstep.advance(90.0)
+    lockstep.add(5.0, "second")
+    lockstep.advance(5.0)
+    assert lockstep.pop_ended() == ["second"]

@@ -11,7 +11,7 @@ from emulation.timing.links.booked import MAX_LINKS, Reservations
 BOOK_1000_TIMES = """
 import sys
 from pathlib import Path
-from emulation.timing.reservations import Reservations
+from emulation.timing.links.booked import Reservations
 links = Reservations(Path(sys.argv[1]))
 lines = [links.line("device0"), links.line(sys.argv[2])]
 for _ in range(1000):
