@@ -7,8 +7,8 @@ import logging
 import posixpath
 import shlex
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -93,10 +93,8 @@ class Session:
         stdin: Iterable[bytes] = (),
         check: bool = True,
         name: str | None = None,
-        heard: Callable[[bytes], None] | None = None,
     ) -> Outcome:
-        """Run a shell command. stdin: in pieces, sent as the command reads them; name: what to call it in an error, if it is long;
-        heard: is given stdout piece by piece as it comes.
+        """Run a shell command. stdin: in pieces, sent as the command reads them; name: what to call it in an error, if it is long.
         Raises CommandError if it ends with another status than 0 and `check` holds."""
         channel = self._connection.create_session()
         with channel:
@@ -110,16 +108,14 @@ class Session:
             for thread in beside:
                 thread.start()
             stdout = bytearray()
-            _collect(channel.recv, stdout, heard)
+            _collect(channel.recv, stdout)
             status = channel.recv_exit_status()
             for thread in beside:
                 thread.join()
         if failures:
             raise failures[0]
         outcome = Outcome(name or command, status, bytes(stdout), stderr.decode(errors="replace"))
-        if check and status != 0:
-            raise CommandError(outcome.command, status, outcome.stderr)
-        return outcome
+        return _checked(outcome) if check else outcome
 
     def python(
         self,
@@ -128,12 +124,19 @@ class Session:
         stdin: Iterable[bytes] = (),
         check: bool = True,
         name: str | None = None,
-        heard: Callable[[bytes], None] | None = None,
     ) -> Outcome:
         """Run a Python module (a dotted name) or script (a path in the guest) with the runtime on its path; else as run."""
-        how = [target] if "/" in target else ["-m", target]
-        words = ["env", f"PYTHONPATH={PYTHON_PATH}", "python3", *how, *arguments]
-        return self.run(shlex.join(words), stdin, check, name, heard)
+        return self.run(_python_command(target, arguments), stdin, check, name)
+
+    @contextmanager
+    def python_process(
+        self, target: str, arguments: Sequence[str] = (), name: str | None = None
+    ) -> Iterator["Process"]:
+        """Start a Python module or script as `python` does, to talk with; on leaving, its channel is closed."""
+        command = _python_command(target, arguments)
+        with self._connection.create_session() as channel:
+            channel.exec_command(command)
+            yield Process(channel, name or command)
 
     def put(self, content: bytes | Path, path: str) -> None:
         """Write `content`, or a file of this machine, to `path` in the guest."""
@@ -175,6 +178,54 @@ class Session:
         return f"; its console {self._console} ends:\n" + "\n".join(f"  {line}" for line in lines)
 
 
+class Process:
+    """A command that runs in the guest while the caller talks with it: what is written goes to its stdin, what is read comes
+    from its stdout. Its stderr is collected meanwhile."""
+
+    def __init__(self, channel: paramiko.Channel, name: str) -> None:
+        self._channel = channel
+        self._name = name
+        self._stderr = bytearray()
+        self._collecting = threading.Thread(target=_collect, args=(channel.recv_stderr, self._stderr), daemon=True)
+        self._collecting.start()
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` bytes, as they come; none once the command's stdout has ended."""
+        received: bytes = self._channel.recv(min(size, CHUNK_BYTES))
+        return received
+
+    def write(self, piece: bytes, /) -> None:
+        """Send all of `piece`. Raises OSError if the command has ended."""
+        for start in range(0, len(piece), CHUNK_BYTES):  # sendall copies what is left again for each packet
+            self._channel.sendall(piece[start : start + CHUNK_BYTES])
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def finish(self, check: bool = True) -> Outcome:
+        """End its stdin, wait until it ends; stdout: what was not read. Raises CommandError if it ends with another status
+        than 0 and `check` holds."""
+        with suppress(OSError):
+            self._channel.shutdown_write()
+        rest = bytearray()
+        _collect(self._channel.recv, rest)
+        status = self._channel.recv_exit_status()
+        self._collecting.join()
+        outcome = Outcome(self._name, status, bytes(rest), self._stderr.decode(errors="replace"))
+        return _checked(outcome) if check else outcome
+
+
+def _checked(outcome: Outcome) -> Outcome:
+    if outcome.status != 0:
+        raise CommandError(outcome.command, outcome.status, outcome.stderr)
+    return outcome
+
+
+def _python_command(target: str, arguments: Sequence[str]) -> str:
+    how = [target] if "/" in target else ["-m", target]
+    return shlex.join(["env", f"PYTHONPATH={PYTHON_PATH}", "python3", *how, *arguments])
+
+
 def _feed(channel: paramiko.Channel, stdin: Iterable[bytes], failures: list[BaseException]) -> None:
     """Send beside the reading, so that neither side waits for the other with its window full."""
     try:
@@ -198,11 +249,7 @@ def _sent(channel: paramiko.Channel, piece: bytes) -> bool:
     return True
 
 
-def _collect(
-    receive: Callable[[int], bytes], collected: bytearray, heard: Callable[[bytes], None] | None = None
-) -> None:
+def _collect(receive: Callable[[int], bytes], collected: bytearray) -> None:
     """Append what the guest sends until it sends no more."""
     while chunk := receive(CHUNK_BYTES):
         collected += chunk
-        if heard is not None:
-            heard(chunk)

@@ -17,7 +17,7 @@ MISMATCHES_SHOWN = 10
 
 if TYPE_CHECKING:
     from emulation.conformance.exchange import BitFlip
-    from emulation.conformance.result import Result
+    from emulation.conformance.result import Result, RunResult
     from emulation.latency.replayed import TierReplay
     from emulation.machines.bed import Bed
 
@@ -54,25 +54,27 @@ def run(
     from qemu_configs import bedfile
 
     shape = JobShape(context, layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
-    spoiled = _flip(flip)
-    job.require_usable(shape, spoiled)  # before anything boots
+    bit_flip = _flip(flip)
+    job.require_usable(shape, bit_flip)  # before anything boots
     with progress() as show:
         if bed_name is not None:
             bed = beds.find(bed_name)
-            verdicts = job.run(bed, shape, spoiled, show)
+            results = job.run(bed, shape, bit_flip, show)
         else:
-            wanted = bedfile.load(file, this_machine())
-            job.require_fits(wanted, shape)
-            name = f"run-{wanted.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
-            with beds.booted(wanted, name, beds.Options(uri, accelerator, memory_folder), show) as bed:
-                verdicts = job.run(bed, shape, spoiled, show)
-    replays = relative.replay_fetches(bed, shape, verdicts)
-    write_json(json, _result(bed, verdicts, replays))
+            topology = bedfile.load(file, this_machine())
+            job.require_fits(topology, shape)
+            name = f"run-{topology.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
+            with beds.booted(topology, name, beds.Options(uri, accelerator, memory_folder), show) as bed:
+                results = job.run(bed, shape, bit_flip, show)
+    replays = relative.replay_fetches(bed, shape, results)
+    write_json(json, asdict(_result(bed, results, replays)))
     if str(json) != "-":
-        _show(verdicts, replays)
+        _show(results, replays)
     if report is not None:
-        typer.echo(f"report: {relative.write_report(report, bed, verdicts, replays)}", err=True)
-    if any(verdict.mismatches for verdict in verdicts):
+        from emulation.report.run import write_report
+
+        typer.echo(f"report: {write_report(report, bed, results, replays)}", err=True)
+    if any(result.mismatches for result in results):
         raise typer.Exit(1)
 
 
@@ -88,25 +90,27 @@ def _flip(text: str | None) -> "BitFlip | None":
         raise InputError(f"run: flip='{text}' must be LAYER, LAYER:TOKEN or LAYER:TOKEN:BYTE, whole numbers") from None
 
 
-def _result(bed: "Bed", verdicts: "list[Result]", replays: "list[TierReplay]") -> dict[str, object]:
-    return {
-        "topology": bed.topology.name,
-        "accelerator": bed.record.accelerator,
-        "ready_s": bed.record.ready_s,
-        "right": not any(verdict.mismatches for verdict in verdicts),
-        "stores": [verdict.record() for verdict in verdicts],
-        "relative_latency": [asdict(one) for one in replays],
-    }
+def _result(bed: "Bed", results: "list[Result]", replays: "list[TierReplay]") -> "RunResult":
+    from emulation.conformance.result import RunResult
+
+    return RunResult(
+        topology=bed.topology.name,
+        accelerator=bed.record.accelerator,
+        ready_s=bed.record.ready_s,
+        right=not any(result.mismatches for result in results),
+        stores=[result.record() for result in results],
+        relative_latency=replays,
+    )
 
 
-def _show(verdicts: "list[Result]", replays: "list[TierReplay]") -> None:
-    from emulation.report.run import relative_latency_table
-    from emulation.report.tables import make_table, print_table
+def _show(results: "list[Result]", replays: "list[TierReplay]") -> None:
+    from emulation.report.run import bytes_table, relative_latency_table
+    from emulation.report.tables import print_table
 
-    print_table(make_table("bytes", verdicts[0].COLUMNS, [verdict.cells() for verdict in verdicts]))
-    for verdict in verdicts:
-        for mismatch in verdict.mismatches[:MISMATCHES_SHOWN]:
-            typer.echo(f"WRONG {verdict.place.name}: {mismatch}")
-        if len(verdict.mismatches) > MISMATCHES_SHOWN:
-            typer.echo(f"WRONG {verdict.place.name}: and {len(verdict.mismatches) - MISMATCHES_SHOWN} more")
+    print_table(bytes_table(results))
+    for result in results:
+        for mismatch in result.mismatches[:MISMATCHES_SHOWN]:
+            typer.echo(f"WRONG {result.place.name}: {mismatch}")
+        if len(result.mismatches) > MISMATCHES_SHOWN:
+            typer.echo(f"WRONG {result.place.name}: and {len(result.mismatches) - MISMATCHES_SHOWN} more")
     print_table(relative_latency_table(replays))

@@ -1,19 +1,15 @@
-"""One context at its place: what its hosts are asked, the truth that stays outside, and the comparison. Knows no bed.
-
-A result here is about bytes and is labelled `functional`: it claims no time.
-"""
+"""One context in one memory: what its hosts are asked, and the truth that stays outside. Knows agents, no bed."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from threading import Semaphore
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
+from emulation.conformance.agent import Agent
 from emulation.conformance.oracle import SOFTMAX_SCALE
 from emulation.conformance.truth import Context, JobShape
-from guest.agent.worker import Job, digests
+from guest.agent.answer import Answer, digests
+from guest.agent.runtime import LayerInput
+from guest.agent.task import Task
 from sac_runtime.rows.layout import ByteArray, FloatArray
 
 
@@ -44,62 +40,45 @@ class BitFlip:
 
 
 class Exchange:
-    """One context, the place that holds it and its truth: the hash of each row and the expected attention."""
+    """One context, the memory that holds it and its truth: the hash of each row and the expected attention, known once it is
+    written. flip: a bit to spoil after writing."""
 
-    def __init__(self, context: Context, place: SharedMemory, flip: BitFlip | None) -> None:
+    def __init__(self, context: Context, place: SharedMemory, flip: BitFlip | None = None) -> None:
         self.context = context
         self.place = place
-        self.written = Semaphore(0)  # released once for each task of `writing` that is done, or will never be
+        self.writer_task = task_of(context.shape, place.writer_store)
+        self.reader_task = task_of(context.shape, place.reader_store)
         self.digests: list[ByteArray] = []  # by layer, (T + S, 16)
         self.attention: list[list[FloatArray]] = []  # by layer and step
         self._flip = flip
         self._new_rows: list[ByteArray] = []  # by layer, (S, row_bytes)
 
-    def writing(self) -> list[dict[str, Any]]:
-        """Tasks of the host that writes."""
-        roles = ["populate", "corrupt"] if self._flip else ["populate"]
-        return [self._task(role, self.place.writer_store) for role in roles]
+    def write(self, agent: Agent, say: Callable[[str], None]) -> None:
+        """Have the context written, and spoiled where a flip was asked for. The agent has the writer's task open."""
+        shape, tokens = self.context.shape, self.context.token_ids
+        say(f"{self.place.name}: {self.place.writer} writes {shape.num_layers} layers of {shape.context_tokens} tokens")
+        agent.populate(tokens, self._layers())
+        if self._flip is not None:
+            token = self._flip.token
+            token = int(self.context.topk[0].tokens(self._flip.layer)[0]) if token is None else token
+            agent.flip(tokens, self._flip.layer, token, self._flip.byte)
 
-    def reading(self) -> list[dict[str, Any]]:
-        """Tasks of the host that reads."""
-        return [self._task("fetch", self.place.reader_store)]
-
-    def to_write(self, progress: Callable[[str], None]) -> Iterator[bytes]:
-        """The requests of `writing`. While a layer is on its way the next is made, hashed and attended to; none is kept."""
+    def read(self, agent: Agent, say: Callable[[str], None]) -> Answer:
+        """Have the written context decoded. The agent has the reader's task open."""
         shape = self.context.shape
-        progress(
-            f"{self.place.name}: {self.place.writer} writes {shape.num_layers} layers of {shape.context_tokens} tokens"
-        )
-        yield self.context.token_ids.tobytes()
+        say(f"{self.place.name}: {self.place.reader} decodes {shape.num_steps} tokens, top-k {shape.top_k} per layer")
+        return agent.fetch(self.reader_task, self.context.token_ids, self._inputs())
+
+    def _layers(self) -> Iterator[ByteArray]:
+        """The prefix's rows. While a layer is on its way the next is made, hashed and attended to; none is kept."""
+        shape = self.context.shape
         with ThreadPoolExecutor(max_workers=1) as beside:
             made = beside.submit(self._make, 0)
             for layer in range(1, shape.num_layers + 1):
                 rows = made.result()
                 if layer < shape.num_layers:
                     made = beside.submit(self._make, layer)
-                yield rows[: shape.context_tokens].tobytes()
-        if self._flip is not None:
-            token = self._flip.token
-            token = int(self.context.topk[0].tokens(self._flip.layer)[0]) if token is None else token
-            yield np.array([self._flip.layer, token, self._flip.byte], np.int64).tobytes()
-            yield self.context.token_ids.tobytes()
-
-    def questions(self, progress: Callable[[str], None]) -> Iterator[bytes]:
-        """The request of `reading`, once the context is written; empty if it never will be."""
-        context, shape = self.context, self.context.shape
-        for _ in self.writing():
-            self.written.acquire()
-        if len(self._new_rows) < shape.num_layers:
-            return
-        progress(
-            f"{self.place.name}: {self.place.reader} decodes {shape.num_steps} tokens, top-k {shape.top_k} a layer"
-        )
-        yield context.token_ids.tobytes()
-        for step in range(shape.num_steps):
-            for layer in range(shape.num_layers):
-                yield context.scores(step, layer).tobytes()
-                yield context.query(step, layer).tobytes()
-                yield self._new_rows[layer][step].tobytes()
+                yield rows[: shape.context_tokens]
 
     def _make(self, layer: int) -> ByteArray:
         rows = self.context.rows(layer)
@@ -108,13 +87,16 @@ class Exchange:
         self._new_rows.append(rows[self.context.shape.context_tokens :].copy())
         return rows
 
-    def _task(self, role: str, store: str) -> dict[str, Any]:
-        return {"role": role, "job": asdict(job_of(self.context.shape, store))}
+    def _inputs(self) -> Iterator[LayerInput]:
+        context = self.context
+        for step in range(context.shape.num_steps):
+            for layer in range(context.shape.num_layers):
+                yield LayerInput(context.scores(step, layer), context.query(step, layer), self._new_rows[layer][step])
 
 
-def job_of(shape: JobShape, store: str) -> Job:
-    """What a worker is told of a job of this shape on `store`."""
-    return Job(
+def task_of(shape: JobShape, store: str) -> Task:
+    """What an agent is told of a job of this shape on `store`."""
+    return Task(
         store=store,
         layout=shape.rows,
         context_tokens=shape.context_tokens,

@@ -30,13 +30,16 @@ def decode(rows: ByteArray, layout: str) -> FloatArray:
     return np.concatenate([_E4M3[codes] * scale, _bf16(rope)], axis=1)
 
 
-def dense_masked_attention(query: FloatArray, values: FloatArray, chosen: NDArray[np.int64]) -> FloatArray:
+def dense_masked_attention(
+    query: FloatArray, values: FloatArray, chosen: NDArray[np.int64], scale: float = SOFTMAX_SCALE
+) -> FloatArray:
     """Attend over all tokens with those not in `chosen` masked to -inf.
 
-    query: (H, LATENT + ROPE); values: (T, LATENT + ROPE), may hold NaN where not chosen. Returns (H, LATENT) fp32."""
+    query: (H, LATENT + ROPE); values: (T, LATENT + ROPE), may hold NaN where not chosen; scale: of the softmax.
+    Returns (H, LATENT) fp32."""
     mask = np.zeros(len(values), dtype=bool)
     mask[chosen] = True
-    logits = np.where(mask, (query @ values.T).astype(np.float64) * SOFTMAX_SCALE, -np.inf)
+    logits = np.where(mask, (query @ values.T).astype(np.float64) * scale, -np.inf)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     weights /= weights.sum(axis=1, keepdims=True)
     latent = np.where(mask[:, None], values[:, :LATENT], 0)  # a weight of 0 does not silence a NaN

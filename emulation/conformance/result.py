@@ -1,19 +1,53 @@
-"""The comparison of a worker's answers with the truth. Knows hashes and numbers; knows no beds."""
+"""The comparison of a reader's answer with the truth, and the record of a run. Knows hashes and numbers; knows no beds.
 
-import io
+A result here is about bytes and is labelled `functional`: it claims no time.
+"""
+
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from emulation.conformance.exchange import Exchange, SharedMemory
+from emulation.latency.replayed import TierReplay
+from guest.agent.answer import Answer
 from sac_runtime.label import Label
 from sac_runtime.rows.layout import IntArray
 
 # fp32 sums over 2048 entries in another order than the reference's fp64; outputs are means of values of size 1.
 ATTENTION_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class StoreRecord:
+    """What was found for one context, as `cxlbed run --json` writes it. misses: by step and layer; attention_error: None
+    where an output is no number; the rest as Result."""
+
+    place: SharedMemory
+    fetched_rows: int
+    fetched_bytes: int
+    fetched_lines: int
+    entries: int
+    entries_right: int
+    attention_error: float | None
+    mismatches: list[str]
+    misses: list[list[int]]
+    label: Label
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A whole run. right: no store has a mismatch; ready_s: seconds until the bed was up, no figure of any memory;
+    relative_latency: the fetches replayed on every tier, modelled."""
+
+    topology: str
+    accelerator: str
+    ready_s: float | None
+    right: bool
+    stores: list[StoreRecord]
+    relative_latency: list[TierReplay]
 
 
 @dataclass(frozen=True)
@@ -29,93 +63,73 @@ class Result:
     entries_right: int
     attention_error: float
     mismatches: list[str]
-    misses: IntArray = field(repr=False)
+    misses: NDArray[np.int32] = field(repr=False)
     miss_tokens: IntArray = field(repr=False)
     label: Label = Label.FUNCTIONAL
 
-    COLUMNS: ClassVar = (
-        "store",
-        "written by",
-        "fetched by",
-        "rows",
-        "bytes",
-        "lines",
-        "verified",
-        "attention error",
-        "label",
-    )
-
-    def cells(self) -> list[str | int | float | None]:
-        """One row of a table under COLUMNS."""
-        place = self.place
-        return [
-            place.name,
-            f"{place.writer} {place.writer_store}",
-            f"{place.reader} {place.reader_store}",
-            self.fetched_rows,
-            self.fetched_bytes,
-            self.fetched_lines,
-            f"{self.entries_right:,} of {self.entries:,} entries",
-            self.attention_error,
-            str(self.label),
-        ]
-
-    def record(self) -> dict[str, Any]:
+    def record(self) -> StoreRecord:
         """For --json."""
-        plain = {"misses": self.misses.tolist(), "place": asdict(self.place)}
-        plain["attention_error"] = (
-            self.attention_error if np.isfinite(self.attention_error) else None
-        )  # JSON has no inf
-        return {name: value for name, value in {**vars(self), **plain}.items() if name != "miss_tokens"}
+        plain = {name: value for name, value in vars(self).items() if name != "miss_tokens"}
+        plain["misses"] = self.misses.tolist()
+        if not np.isfinite(self.attention_error):
+            plain["attention_error"] = None  # JSON has no inf
+        return StoreRecord(**plain)
 
 
-def check(share: Exchange, reply: bytes) -> Result:
-    """Compare what a reader replied with the truth."""
-    with np.load(io.BytesIO(reply)) as archive:
-        found = dict(archive)
-    layout = share.context.shape.layout
-    wrong = [f"layer {layer}: its canary is not where the reader looks" for layer in found["wrong_canaries"].tolist()]
-    wrong += [sentence for at in np.ndindex(found["misses"].shape) for sentence in _mismatches(share, found, *at)]
-    right = [_entries_right(share, found, *at) for at in np.ndindex(found["misses"].shape)]
-    errors = [_attention_error(share, found, *at) for at in np.ndindex(found["misses"].shape)]
-    rows = int(found["misses"].sum())
+def run_schema() -> dict[str, Any]:
+    """JSON Schema of what `cxlbed run --json` writes."""
+    from pydantic import TypeAdapter  # its import takes longer than all else here, and only this needs it
+
+    return TypeAdapter(RunResult).json_schema(mode="serialization")
+
+
+def check(exchange: Exchange, answer: Answer) -> Result:
+    """Compare what a reader answered with the truth."""
+    layout = exchange.context.shape.layout
+    places = list(np.ndindex(answer.misses.shape))
+    mismatches = [
+        f"layer {layer}: its canary is not where the reader looks" for layer in answer.wrong_canaries.tolist()
+    ]
+    mismatches += [sentence for at in places for sentence in _mismatches(exchange, answer, *at)]
+    right = [_entries_right(exchange, answer, *at) for at in places]
+    rows = int(answer.misses.sum())
     return Result(
-        place=share.place,
+        place=exchange.place,
         fetched_rows=rows,
         fetched_bytes=rows * layout.row_bytes,
         fetched_lines=rows * layout.lines_per_row,
         entries=sum(map(len, right)),
         entries_right=sum(int(each.sum()) for each in right),
-        attention_error=max(errors),
-        mismatches=wrong,
-        misses=found["misses"],
-        miss_tokens=found["miss_tokens"],
+        attention_error=max(_attention_error(exchange, answer, *at) for at in places),
+        mismatches=mismatches,
+        misses=answer.misses,
+        miss_tokens=answer.miss_tokens,
     )
 
 
-def _entries_right(share: Exchange, found: dict[str, Any], step: int, layer: int) -> NDArray[np.bool_]:
+def _entries_right(exchange: Exchange, answer: Answer, step: int, layer: int) -> NDArray[np.bool_]:
     """Which of the entries that the step must choose were attended to with the bytes that were written."""
-    chosen = share.context.topk[step].tokens(layer)
-    same_place = found["positions"][step, layer][: len(chosen)] == chosen
-    same_bytes = (found["digests"][step, layer][: len(chosen)] == share.digests[layer][chosen]).all(axis=1)
+    chosen = exchange.context.topk[step].tokens(layer)
+    same_place = answer.positions[step, layer][: len(chosen)] == chosen
+    same_bytes = (answer.digests[step, layer][: len(chosen)] == exchange.digests[layer][chosen]).all(axis=1)
     right: NDArray[np.bool_] = same_place & same_bytes
     return right
 
 
-def _attention_error(share: Exchange, found: dict[str, Any], step: int, layer: int) -> float:
+def _attention_error(exchange: Exchange, answer: Answer, step: int, layer: int) -> float:
     """Largest deviation of an output; infinite where one is no number."""
-    error = np.abs(found["attention"][step, layer] - share.attention[layer][step]).max()
+    error = np.abs(answer.attention[step, layer] - exchange.attention[layer][step]).max()
     return float(error) if np.isfinite(error) else float("inf")
 
 
-def _mismatches(share: Exchange, found: dict[str, Any], step: int, layer: int) -> Iterator[str]:
+def _mismatches(exchange: Exchange, answer: Answer, step: int, layer: int) -> Iterator[str]:
     where = f"step {step}, layer {layer}"
-    chosen = share.context.topk[step].tokens(layer)
-    for row in chosen[~_entries_right(share, found, step, layer)].tolist():
+    chosen = exchange.context.topk[step].tokens(layer)
+    for row in chosen[~_entries_right(exchange, answer, step, layer)].tolist():
         yield f"{where}, row {row}: not chosen, or its bytes are not those that were written"
-    error = _attention_error(share, found, step, layer)
+    error = _attention_error(exchange, answer, step, layer)
     if error > ATTENTION_TOLERANCE:
         yield f"{where}: attention is off by {error:.3g} (allowed: {ATTENTION_TOLERANCE:g})"
-    newest = share.context.shape.context_tokens + step
-    if not np.array_equal(found["written"][step, layer], share.digests[layer][newest]):
+    newest = exchange.context.shape.context_tokens + step
+    if not np.array_equal(answer.written[step, layer], exchange.digests[layer][newest]):
         yield f"{where}, row {newest}: was not written back as it is"

@@ -1,4 +1,4 @@
-"""The contexts of the main job and their truth: rows, scores, queries, the hash of every row, the expected attention.
+"""The contexts of a job and their truth: rows, scores, queries, the hash of every row, the expected attention.
 
 All of it follows from a seed and stays outside the guests; they get rows, scores and queries and answer with hashes and outputs.
 Knows numbers, not beds.
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from emulation.conformance.oracle import LATENT, ROPE, decode, dense_masked_attention
 from emulation.errors import InputError
 from guest.agent.guards import POISON_BYTE
-from guest.agent.worker import LAYOUTS
+from guest.agent.task import LAYOUTS
 from sac_runtime.rows.layout import ByteArray, FloatArray, IntArray, KvLayout
 from sac_runtime.rows.quantise import pack_rows
 from sac_runtime.traces import synthetic
@@ -40,16 +40,16 @@ class JobShape:
     def __post_init__(self) -> None:
         for field in ("context_tokens", "num_layers", "num_heads", "top_k", "num_steps", "hot_buffer"):
             if getattr(self, field) < 1:
-                raise InputError(f"run: {field}={getattr(self, field)} must be at least 1")
+                raise InputError(f"job: {field}={getattr(self, field)} must be at least 1")
         if self.rows not in LAYOUTS:
-            raise InputError(f"run: rows='{self.rows}' must be one of {', '.join(LAYOUTS)}")
+            raise InputError(f"job: rows='{self.rows}' must be one of {', '.join(LAYOUTS)}")
         if self.top_k >= self.context_tokens:
             raise InputError(
-                f"run: top_k={self.top_k} must be below context_tokens={self.context_tokens}, or nothing is sparse"
+                f"job: top_k={self.top_k} must be below context_tokens={self.context_tokens}, or nothing is sparse"
             )
         if self.hot_buffer < self.top_k:
             raise InputError(
-                f"run: hot_buffer={self.hot_buffer} must be at least top_k={self.top_k}: a step needs all of it"
+                f"job: hot_buffer={self.hot_buffer} must be at least top_k={self.top_k}: a step needs all of it"
             )
 
     @property

@@ -1,19 +1,41 @@
-"""The replayed fetch as table, picture and section of a page. Knows TierReplay and drawing, no links."""
+"""A run as tables, picture and page: what was found of the bytes, and the replayed fetch. Knows results and drawing, no links."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
+from emulation.conformance.result import Result
 from emulation.latency.replayed import TierReplay
-from emulation.report.page import PageTable, Section
+from emulation.machines.bed import Bed
+from emulation.report.page import PageTable, Section, write_page
 from emulation.report.plots import Axes, draw_bars
 from emulation.report.tables import Cell, make_table
 
+_BYTES_COLUMNS = [
+    "store", "written by", "fetched by", "rows", "bytes", "lines", "verified", "attention error", "label",
+]  # fmt: skip
 _COLUMNS = [
     "tier", "top-k us", "x dram", "us per later step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
     "n* by time", "label", "profile",
 ]  # fmt: skip
+
+
+def bytes_table(results: Sequence[Result]) -> Table:
+    """The check of each memory's bytes, for a terminal."""
+    return make_table("bytes", _BYTES_COLUMNS, map(_bytes_cells, results))
+
+
+def write_report(folder: Path, bed: Bed, results: Sequence[Result], replays: Sequence[TierReplay]) -> Path:
+    """Write `run.html`, the results and the relative latency with its picture, to `folder`; returns its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    hosts = ", ".join(f"{host.name} ({', '.join(host.stores.values())})" for host in bed.record.hosts)
+    text = f"Bed {bed.topology.name}: {hosts}; accelerator {bed.record.accelerator}. {bed.topology.description}"
+    bytes_section = Section("Bytes", [text], [PageTable(_BYTES_COLUMNS, [_bytes_cells(one) for one in results])])
+    time_section = relative_latency_section(replays, folder / "relative-latency.png")
+    page = folder / "run.html"
+    write_page(page, "cxlbed run", [bytes_section, time_section])
+    return page
 
 
 def relative_latency_table(replays: Sequence[TierReplay]) -> Table:
@@ -36,6 +58,15 @@ def draw_relative_latency(picture: Path, replays: Sequence[TierReplay]) -> None:
     }
     axes = Axes("fetch time by tier (modelled)", "", "ms", log_y=True)
     draw_bars(picture, axes, [f"{one.tier}\n{one.profile}" for one in replays], series)
+
+
+def _bytes_cells(one: Result) -> list[Cell]:
+    place = one.place
+    return [
+        place.name, f"{place.writer} {place.writer_store}", f"{place.reader} {place.reader_store}", one.fetched_rows,
+        one.fetched_bytes, one.fetched_lines, f"{one.entries_right:,} of {one.entries:,} entries", one.attention_error,
+        str(one.label),
+    ]  # fmt: skip
 
 
 def _cells(one: TierReplay) -> list[Cell]:

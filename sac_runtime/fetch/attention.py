@@ -1,4 +1,4 @@
-"""Sparse decode attention over gathered rows, absorbed form, and a dense masked reference written on its own.
+"""Sparse decode attention over gathered rows, absorbed form.
 
 Knows latents, RoPE keys and queries in fp32; knows no bytes, slots or stores.
 """
@@ -6,9 +6,8 @@ Knows latents, RoPE keys and queries in fp32; knows no bytes, slots or stores.
 from math import log
 
 import numpy as np
-from numpy.typing import NDArray
 
-from sac_runtime.rows.layout import FloatArray, IntArray
+from sac_runtime.rows.layout import FloatArray
 
 
 def softmax_scale(head_dim: int = 192, yarn_factor: float = 40.0) -> float:
@@ -38,23 +37,4 @@ def sparse_attention(
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     total: FloatArray = weights.sum(axis=1, keepdims=True)
     output: FloatArray = (weights @ latent) / total
-    return output
-
-
-def dense_masked_reference(
-    q_latent: FloatArray, q_rope: FloatArray, latent: FloatArray, rope: FloatArray, chosen: IntArray, scale: float
-) -> NDArray[np.float64]:
-    """What sparse_attention must give, from all T entries and a mask, head by head in fp64; slow and independent.
-
-    latent: (T, D); rope: (T, R); chosen: (k,) positions; the rest as sparse_attention. Returns (H, D) fp64."""
-    num_heads, num_tokens = q_latent.shape[0], latent.shape[0]
-    masked = np.ones(num_tokens, bool)
-    masked[chosen] = False
-    keys = np.hstack([latent, rope]).astype(np.float64)
-    output = np.empty((num_heads, latent.shape[1]), np.float64)
-    for head in range(num_heads):
-        query = np.concatenate([q_latent[head], q_rope[head]]).astype(np.float64)
-        logits = np.where(masked, -np.inf, (keys * query).sum(axis=1) * scale)
-        odds = np.exp(logits - logits[~masked].max())
-        output[head] = np.average(latent.astype(np.float64), axis=0, weights=odds)
     return output

@@ -41,12 +41,12 @@ def test_the_main_job_is_right_with_bf16_rows_on_each_kind_of_memory(bed, name):
 
 
 def _run_and_check(bed, rows):
-    verdicts = job.run(bed, replace(SMALL, rows=rows), None, print)
-    assert verdicts
-    for verdict in verdicts:
-        assert verdict.mismatches == []
-        assert verdict.entries_right == verdict.entries == 2 * 2 * 256
-        assert verdict.fetched_rows >= 2 * 255  # the first step misses everything but the newest token
+    results = job.run(bed, replace(SMALL, rows=rows), None, print)
+    assert results
+    for result in results:
+        assert result.mismatches == []
+        assert result.entries_right == result.entries == 2 * 2 * 256
+        assert result.fetched_rows >= 2 * 255  # the first step misses everything but the newest token
 
 
 @pytest.mark.cxlbed("dynamic-capacity")

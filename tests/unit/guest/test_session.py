@@ -138,15 +138,37 @@ def test_much_input_and_much_output_at_once_do_not_wait_for_each_other(session):
     assert len(outcome.stderr) == len(content.decode(errors="replace"))
 
 
-def test_output_is_heard_while_the_command_still_waits_for_its_input(session):
-    heard = threading.Event()
+def test_a_process_is_talked_with_answer_by_answer(session, tmp_path):
+    (tmp_path / "double.py").write_text(
+        "import sys\nfor line in sys.stdin.buffer:\n    sys.stdout.buffer.write(line * 2)\n    sys.stdout.flush()\n"
+    )
+    with session.python_process(f"{tmp_path}/double.py") as process:
+        for word in (b"one\n", b"two\n"):
+            process.write(word)
+            received = b""
+            while len(received) < 2 * len(word):
+                received += process.read(100)
+            assert received == 2 * word
+        assert process.finish().stdout == b""
+        assert process.read(1) == b""
 
-    def pieces():
-        assert heard.wait(20)
-        yield b"more"
 
-    outcome = session.run("echo ready; cat", stdin=pieces(), heard=lambda _chunk: heard.set())
-    assert outcome.text == "ready\nmore"
+def test_a_process_that_fails_is_an_error_with_its_name_status_and_stderr(session, tmp_path):
+    (tmp_path / "fail.py").write_text("import sys; sys.stdout.write('rest'); sys.stderr.write('wrong'); sys.exit(7)")
+    with session.python_process(f"{tmp_path}/fail.py", name="the failing one") as process:
+        assert process.finish(check=False).text == "rest"
+        with pytest.raises(CommandError, match="`the failing one` ended with status 7:\nwrong"):
+            process.finish()
+
+
+def test_writing_to_a_process_that_has_ended_is_an_os_error_and_finish_says_why(session, tmp_path):
+    (tmp_path / "end.py").write_text("import sys; sys.exit('no more')")
+    with session.python_process(f"{tmp_path}/end.py") as process:
+        with pytest.raises(OSError, match=r"[Cc]losed"):
+            for _ in range(100):
+                process.write(b"x" * (1 << 20))
+        with pytest.raises(CommandError, match="no more"):
+            process.finish()
 
 
 @pytest.mark.parametrize("failure", [ZeroDivisionError, FileNotFoundError])

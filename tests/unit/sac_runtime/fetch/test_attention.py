@@ -1,11 +1,11 @@
-"""Absorbed sparse attention against the plain form and the dense masked reference."""
+"""Absorbed sparse attention against the plain form and the dense masked oracle."""
 
 import numpy as np
 import pytest
 
+from emulation.conformance.oracle import dense_masked_attention
 from sac_runtime.fetch.attention import (
     absorb_queries,
-    dense_masked_reference,
     expand_values,
     softmax_scale,
     sparse_attention,
@@ -32,6 +32,11 @@ def drawn():
     }
 
 
+def dense_attention(drawn, q_latent, rows, scale):
+    query = np.hstack([q_latent, drawn["q_rope"]])
+    return dense_masked_attention(query, np.hstack([drawn["latent"], drawn["rope"]]), rows, scale)
+
+
 def test_the_softmax_scale_of_deepseek_v32():
     assert softmax_scale() == pytest.approx(0.13523377886, rel=1e-9)
 
@@ -49,18 +54,18 @@ def test_the_absorbed_form_equals_keys_and_values_written_out(drawn):
         np.testing.assert_allclose(absorbed[head], odds @ values / odds.sum(), rtol=1e-3, atol=1e-5)
 
 
-def test_gathered_entries_give_what_the_dense_masked_reference_gives(drawn):
+def test_gathered_entries_give_what_the_dense_masked_oracle_gives(drawn):
     rows, scale = drawn["chosen"], softmax_scale()
     q_latent = absorb_queries(drawn["q_nope"], drawn["w_uk"])
     output = sparse_attention(q_latent, drawn["q_rope"], drawn["latent"][rows], drawn["rope"][rows], scale)
-    dense = dense_masked_reference(q_latent, drawn["q_rope"], drawn["latent"], drawn["rope"], rows, scale)
+    dense = dense_attention(drawn, q_latent, rows, scale)
     np.testing.assert_allclose(output, dense, rtol=1e-4, atol=1e-6)
 
 
 def test_the_reference_notices_one_entry_exchanged_for_another(drawn):
     rows = drawn["chosen"].copy()
     q_latent = absorb_queries(drawn["q_nope"], drawn["w_uk"])
-    right = dense_masked_reference(q_latent, drawn["q_rope"], drawn["latent"], drawn["rope"], rows, softmax_scale())
+    right = dense_attention(drawn, q_latent, rows, softmax_scale())
     strongest = int(np.argmax(drawn["latent"][rows] @ q_latent[0] + drawn["rope"][rows] @ drawn["q_rope"][0]))
     rows[strongest] = next(iter(set(range(TOKENS)) - set(rows.tolist())))
     wrong = sparse_attention(q_latent, drawn["q_rope"], drawn["latent"][rows], drawn["rope"][rows], softmax_scale())

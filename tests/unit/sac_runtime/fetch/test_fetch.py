@@ -5,9 +5,10 @@ import os
 import numpy as np
 import pytest
 
+from emulation.conformance.oracle import dense_masked_attention
 from guest.agent.guards import layers_with_wrong_canary, poison_all_but, poison_rows, write_canaries
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
-from sac_runtime.fetch.attention import dense_masked_reference, softmax_scale
+from sac_runtime.fetch.attention import softmax_scale
 from sac_runtime.fetch.hot_buffer import HotBuffer
 from sac_runtime.fetch.request import FetchConfig, RequestKv, breakeven_steps, layer_counters
 from sac_runtime.fetch.residency import Residency
@@ -67,7 +68,8 @@ class Sequence:
         scores = query.score()
         chosen = np.argsort(-scores, kind="stable")[:TOP_K]
         latent, rope = unpack_rows(self.layout, self.rows[layer, :length])
-        return dense_masked_reference(query.q_latent, query.q_rope, latent, rope, chosen, SCALE)
+        joined = np.hstack([query.q_latent, query.q_rope])
+        return dense_masked_attention(joined, np.hstack([latent, rope]), chosen, SCALE)
 
 
 def prefill(home, sequence, num_tokens):

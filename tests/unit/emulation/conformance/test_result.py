@@ -1,0 +1,104 @@
+"""The check of an answer: every kind of wrong answer is noticed, and what a run writes for machines is what its schema says."""
+
+import json
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from emulation.conformance.result import RunResult, check, run_schema
+from emulation.latency.replayed import Recording, replay, tier_paths
+from guest.agent.answer import Answer
+from guest.agent.errors import MessageError
+from guest.agent.protocol import Kind, Message
+from tests.support.exchanges import SHAPE, exchanged
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory):
+    """An exchange and its right answer."""
+    return exchanged(tmp_path_factory.mktemp("exchange"))
+
+
+def altered(answer, change):
+    """The answer with its arrays changed, as a broken runtime would give them."""
+    arrays = {field.name: getattr(answer, field.name).copy() for field in fields(answer)}
+    change(arrays)
+    return Answer(**arrays)
+
+
+@pytest.mark.parametrize(
+    ("change", "mismatch"),
+    [
+        (lambda a: a["attention"][1, 2, 0].__iadd__(1e-3), "step 1, layer 2: attention is off by 0.001"),
+        (lambda a: a["attention"][0, 0].__setitem__((0, 0), np.nan), "step 0, layer 0: attention is off by inf"),
+        (lambda a: a["positions"][2, 1].__iadd__(1), "step 2, layer 1, row "),
+        (lambda a: a["digests"].__setitem__((0, 1), a["digests"][0, 0]), "step 0, layer 1, row "),
+        (lambda a: a["written"][1, 0].__setitem__(0, 255 - a["written"][1, 0, 0]), "was not written back as it is"),
+        (lambda a: a.__setitem__("wrong_canaries", np.array([2])), "layer 2: its canary is not where the reader looks"),
+    ],
+)
+def test_the_check_notices_every_kind_of_wrong_answer(clean, change, mismatch):
+    exchange, answer = clean
+    assert check(exchange, answer).mismatches == []
+    mismatches = check(exchange, altered(answer, change)).mismatches
+    assert any(mismatch in sentence for sentence in mismatches), mismatches
+
+
+def test_an_answer_travels_as_it_is_and_one_that_does_not_fit_the_task_is_refused(clean):
+    exchange, answer = clean
+    message = answer.message()
+    assert np.array_equal(Answer.of(exchange.reader_task, message).digests, answer.digests)
+    shorter = replace(exchange.reader_task, num_steps=2)
+    with pytest.raises(
+        MessageError, match=r"array 'positions' is int32 of shape \(3, 3, 128\); it must be int32 of shape \(2, "
+    ):
+        Answer.of(shorter, message)
+    for name in message.arrays:
+        rest = {other: array for other, array in message.arrays.items() if other != name}
+        with pytest.raises(MessageError, match=f"message ANSWER: has no array '{name}'"):
+            Answer.of(exchange.reader_task, Message(Kind.ANSWER, {}, rest))
+
+
+def run_result(exchange, answer):
+    result = check(exchange, answer)
+    recording = Recording(result.misses.astype(np.int64), SHAPE.context_tokens, SHAPE.top_k, SHAPE.layout)
+    replays = replay(recording, tier_paths())
+    return RunResult("shared-pool", "tcg", 1.5, not result.mismatches, [result.record()], replays)
+
+
+def test_what_a_run_writes_is_what_its_schema_says(clean):
+    written = json.loads(json.dumps(asdict(run_result(*clean))))
+    schema = run_schema()
+    assert set(schema["properties"]) == set(schema["required"]) == set(written)
+    store = schema["$defs"]["StoreRecord"]
+    assert set(store["properties"]) == set(store["required"]) == set(written["stores"][0])
+    TypeAdapter(RunResult).validate_json(json.dumps(written))
+    written["stores"][0]["fetched_rows"] = "many"
+    with pytest.raises(ValidationError):
+        TypeAdapter(RunResult).validate_json(json.dumps(written))
+
+
+def test_the_fields_of_a_run_and_their_order_are_what_readers_of_it_know(clean):
+    written = asdict(run_result(*clean))
+    assert list(written) == ["topology", "accelerator", "ready_s", "right", "stores", "relative_latency"]
+    assert list(written["stores"][0]) == [
+        "place", "fetched_rows", "fetched_bytes", "fetched_lines", "entries", "entries_right", "attention_error",
+        "mismatches", "misses", "label",
+    ]  # fmt: skip
+    assert list(written["stores"][0]["place"]) == [
+        "name",
+        "writer",
+        "writer_store",
+        "reader",
+        "reader_store",
+        "devices",
+    ]
+
+
+def test_an_output_that_is_no_number_is_written_as_null(clean):
+    exchange, answer = clean
+    broken = altered(answer, lambda arrays: arrays["attention"].__setitem__((0, 0, 0, 0), np.nan))
+    assert run_result(exchange, broken).stores[0].attention_error is None
+    assert "NaN" not in json.dumps(asdict(run_result(exchange, broken)))
