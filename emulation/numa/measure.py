@@ -56,7 +56,7 @@ def refuse_emulated_cpu(cpuinfo: Path = CPUINFO) -> None:
     """Raises MachineError under QEMU's TCG, whose wall clock says nothing of memory."""
     if "QEMU TCG" in cpuinfo.read_text():
         raise MachineError(
-            "numa: this CPU is emulated (QEMU TCG), and its wall clock is no latency; placement can be shown here, "
+            "machine: its CPU is emulated (QEMU TCG), and its wall clock is no latency; placement can be shown here, "
             "time only on a real two-socket host"
         )
 

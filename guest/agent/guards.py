@@ -41,10 +41,10 @@ def layers_with_wrong_canary(
     store: KvStore, placement: LayerFirst | RowTable, token: int, num_layers: int
 ) -> list[int]:
     """Layers whose row at `token` is not their canary: their offset, stride or store is wrong. Empty if all is well."""
-    found = np.empty((1, store.layout.row_bytes), np.uint8)
+    held = np.empty((1, store.layout.row_bytes), np.uint8)
     wrong = []
     for layer in range(num_layers):
-        store.read_rows(placement.rows(layer, np.array([token])), found)
-        if not np.array_equal(found, canary_row(store.layout, layer)):
+        store.read_rows(placement.rows(layer, np.array([token])), held)
+        if not np.array_equal(held, canary_row(store.layout, layer)):
             wrong.append(layer)
     return wrong

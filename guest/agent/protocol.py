@@ -114,19 +114,7 @@ def read_message(source: Source) -> Message | None:
     raw_prefix = _read(source, PREFIX.size)
     if not raw_prefix:
         return None
-    magic, version, number, head_bytes, body_bytes = PREFIX.unpack(_whole(raw_prefix, PREFIX.size, "prefix"))
-    if magic != MAGIC:
-        raise MessageError(f"message: begins with {magic!r}, not with {MAGIC!r}; something else writes to this stream")
-    if version != VERSION:
-        raise MessageError(f"message: version={version} is not {VERSION}; testbed and agent must be of one version")
-    if number not in [*Kind]:
-        raise MessageError(f"message: kind={number} is none of {', '.join(str(int(kind)) for kind in Kind)}")
-    if head_bytes > MOST_HEAD_BYTES or body_bytes > MOST_BODY_BYTES:
-        raise MessageError(
-            f"message {Kind(number).name}: announces {head_bytes} bytes of head and {body_bytes} of body; "
-            f"at most {MOST_HEAD_BYTES} and {MOST_BODY_BYTES} may come"
-        )
-    kind = Kind(number)
+    kind, head_bytes, body_bytes = _parse_prefix(_whole(raw_prefix, PREFIX.size, "prefix"))
     fields, specs = _parse_head(kind, _whole(_read(source, head_bytes), head_bytes, "head"))
     sizes = [dtype.itemsize * math.prod(shape) for dtype, shape in specs.values()]
     if sum(sizes) != body_bytes:
@@ -150,6 +138,23 @@ def _whole(raw: bytearray, size: int, part: str) -> bytearray:
     if len(raw) < size:
         raise MessageError(f"message: the stream ends {size - len(raw)} bytes too early, within the {part}")
     return raw
+
+
+def _parse_prefix(raw: bytearray) -> tuple[Kind, int, int]:
+    """Kind, bytes of the head, bytes of the body."""
+    magic, version, number, head_bytes, body_bytes = PREFIX.unpack(raw)
+    if magic != MAGIC:
+        raise MessageError(f"message: begins with {magic!r}, not with {MAGIC!r}; something else writes to this stream")
+    if version != VERSION:
+        raise MessageError(f"message: version={version} is not {VERSION}; testbed and agent must be of one version")
+    if number not in [*Kind]:
+        raise MessageError(f"message: kind={number} is none of {', '.join(str(int(kind)) for kind in Kind)}")
+    if head_bytes > MOST_HEAD_BYTES or body_bytes > MOST_BODY_BYTES:
+        raise MessageError(
+            f"message {Kind(number).name}: announces {head_bytes} bytes of head and {body_bytes} of body; "
+            f"at most {MOST_HEAD_BYTES} and {MOST_BODY_BYTES} may come"
+        )
+    return Kind(number), head_bytes, body_bytes
 
 
 def _dtype_name(kind: Kind, name: str, array: Array) -> str:

@@ -132,8 +132,8 @@ def _from_module(name: str, module: str, attribute: str) -> OpenRuntime:
         raise RequestError(f"runtime '{name}': {error}; is it on this host's Python path?") from error
 
 
-def _callable(name: str, found: object, attribute: str = FACTORY) -> OpenRuntime:
-    if not callable(found):
+def _callable(name: str, candidate: object, attribute: str = FACTORY) -> OpenRuntime:
+    if not callable(candidate):
         raise RequestError(f"runtime '{name}': has no function {attribute}(task)")
-    function: OpenRuntime = found
+    function: OpenRuntime = candidate
     return function

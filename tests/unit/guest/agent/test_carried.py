@@ -1,14 +1,20 @@
 """What a bed puts on its guests' Python path is enough for the agent: nothing else of ours is within reach."""
 
+import io
 import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from emulation.machines.bed import carried
+from guest.agent.answer import Answer
+from guest.agent.protocol import Kind, Message, read_message, write_message
+from guest.agent.task import Task
 from guest.session import PYTHON_PATH
 
 
@@ -32,6 +38,32 @@ def host(tmp_path):
 def test_the_agents_modules_come_from_what_was_carried(host, tmp_path):
     ended = host("-c", "import guest.agent.worker as worker; print(worker.__file__)")
     assert ended.stdout.decode().strip() == str(tmp_path / "guest" / "agent" / "worker.py"), ended.stderr.decode()
+
+
+def test_the_agent_writes_a_context_and_decodes_from_it_with_what_was_carried(host, tmp_path):
+    task = Task(f"shared:{tmp_path / 'pool'}", "bf16", 100, 1, 2, 8, 16, 1, 0.1)
+    tokens = {"tokens": np.arange(100)}
+    query = {
+        "scores": np.arange(101, dtype=np.float32),
+        "query": np.ones((2, 576), np.float32),
+        "row": np.ones(1152, np.uint8),
+    }
+    request = io.BytesIO()
+    for message in (
+        Message(Kind.OPEN, {"runtime": "sac", "task": asdict(task)}),
+        Message(Kind.POPULATE, {}, tokens),
+        Message(Kind.ROWS, {}, {"rows": np.zeros((100, 1152), np.uint8)}),
+        Message(Kind.FETCH, {}, tokens),
+        Message(Kind.QUERY, {}, query),
+        Message(Kind.CLOSE),
+    ):
+        write_message(request, message)
+    ended = host("-m", "guest.agent.worker", stdin=request.getvalue())
+    assert ended.returncode == 0, ended.stderr.decode()
+    answers = io.BytesIO(ended.stdout)
+    opened, populated, fetched, closed = iter(lambda: read_message(answers), None)
+    assert opened.kind is populated.kind is closed.kind is Kind.DONE
+    assert Answer.of(task, fetched).positions.tolist() == [[[93, 94, 95, 96, 97, 98, 99, 100]]]
 
 
 def test_the_placement_is_reported_or_refused_for_one_node(host):

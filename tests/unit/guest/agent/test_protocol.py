@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -196,3 +198,9 @@ def test_a_number_outside_its_range_is_refused(value):
     assert EXAMPLE.number("layer", 4) == 3
     with pytest.raises(MessageError, match=r"layer=.* must be a whole number from 0 to 3"):
         Message(Kind.FLIP, {"layer": value}).number("layer", 4)
+
+
+def test_the_page_of_the_protocol_names_every_kind_and_its_number():
+    page = (Path(__file__).parents[4] / "docs" / "runtimes.md").read_text()
+    rows = re.findall(r"^\| `([A-Z]+)` \| (\d+) \|", page, flags=re.MULTILINE)
+    assert {name: int(number) for name, number in rows} == {kind.name: int(kind) for kind in Kind}

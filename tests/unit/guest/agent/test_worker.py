@@ -1,15 +1,18 @@
 """What the worker answers, and what ends it: each message out of place or out of shape by name and status."""
 
 import io
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from guest.agent.errors import MessageError, RequestError
 from guest.agent.protocol import Kind, Message, read_message, write_message
 from guest.agent.worker import serve
 from guest.errors import CommandError
-from sac_runtime.errors import StoreError
+from sac_runtime.errors import SacError, StoreError
 from tests.support.agents import WorkerProcess
 
 TASK = {
@@ -101,6 +104,22 @@ def test_an_opening_without_a_task_is_refused(task):
 def test_a_store_of_another_kind_is_refused(tmp_path, store):
     with pytest.raises(StoreError, match=f"task: store='{store}' must be dax:DEVICE, shared:PATH or numa:NODE"):
         served(opening(tmp_path, store=store))
+
+
+FIELDS = st.fixed_dictionaries(
+    {}, optional={"layer": st.integers(-1, 3), "token": st.integers(-1, 101), "byte": st.integers(-1, 700)}
+)
+ARRAYS = st.fixed_dictionaries(
+    {}, optional={"tokens": st.just(TOKENS["tokens"]), "rows": st.just(np.zeros((100, 656), np.uint8))}
+)
+
+
+@given(st.lists(st.builds(Message, st.sampled_from(Kind), FIELDS, ARRAYS), max_size=6))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_messages_in_any_order_are_answered_or_refused_by_a_named_error(tmp_path, messages):
+    with suppress(SacError):
+        answers = served(opening(tmp_path), *messages)
+        assert set(answers) == {Kind.DONE}
 
 
 STRANGERS = """
