@@ -19,6 +19,12 @@ class RowRangeError(SacError):
     exit_status = 2
 
 
+class StoreNameError(SacError):
+    """A name that no store has; unusable input."""
+
+    exit_status = 2
+
+
 class StoreError(SacError):
     """A mapping that could not be made: no such device, no space, no huge pages, no such node."""
 

@@ -13,6 +13,7 @@ from emulation.cli.options import whole_numbers
 from emulation.cli.output import JsonOption, show, write_json
 from emulation.errors import InputError
 from sac_runtime.label import Label
+from sac_runtime.memory.spec import STORE_NAMES
 
 if TYPE_CHECKING:
     from emulation.latency.modelled import EntryTime, PrefixTime
@@ -57,7 +58,7 @@ ConcurrencyOption = Annotated[str | None, typer.Option("--concurrency", help="Fe
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", help="Move real bytes: anonymous, shared:PATH (a new file), dax:PATH (overwritten), numa:NODE."
+        "--store", help=f"Move real bytes: {STORE_NAMES}. A shared file must be new; a device is overwritten."
     ),
 ]
 BareOption = Annotated[
@@ -114,11 +115,11 @@ class _Source:
     repeats: int
 
     def open(self) -> AbstractContextManager["MappedStore"]:
-        from emulation.latency.injected import open_store
+        from emulation.latency.injected import filled_store
 
         if self.repeats < 1:
             raise InputError(f"latency: repeats={self.repeats} must be at least 1")
-        return open_store(self.spec, _layout(self.rows), self.num_rows)
+        return filled_store(self.spec, _layout(self.rows), self.num_rows)
 
 
 def _list(json: Path | None) -> None:

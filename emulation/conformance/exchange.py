@@ -10,6 +10,7 @@ from emulation.conformance.truth import Context, JobShape
 from guest.agent.answer import Answer, digests
 from guest.agent.runtime import LayerInput
 from guest.agent.task import Task
+from sac_runtime.memory.spec import StoreSpec
 from sac_runtime.rows.layout import ByteArray, FloatArray
 
 
@@ -27,7 +28,7 @@ class SharedMemory:
     @property
     def is_private(self) -> bool:
         """Whether the memory is one process's own, so that one process must both write and read."""
-        return self.writer_store.startswith("numa:")
+        return StoreSpec.parse(self.writer_store).is_private
 
 
 @dataclass(frozen=True)

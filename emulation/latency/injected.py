@@ -12,19 +12,19 @@ import numpy as np
 
 from emulation.errors import CxlbedError, InputError
 from emulation.latency.modelled import dram_beside
+from emulation.stores.fill import fill_rows
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import InjectorError, WallClock
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Profile
+from guest.agent.stores import inside_qemu, open_store
 from sac_runtime.label import Label, require_one_label
 from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.memory.spec import StoreKind, StoreSpec
 from sac_runtime.memory.store import KvStore
 from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
 
-STORE_KINDS = "anonymous, shared:PATH, dax:PATH or numa:NODE"
-VENDOR_FILE = Path("/sys/class/dmi/id/sys_vendor")
 NODE_FOLDER = Path("/sys/devices/system/node")
-_ROWS_A_WRITE = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,20 @@ class _Arm:
 
 
 @contextmanager
-def open_store(spec: str, layout: KvLayout, num_rows: int) -> Iterator[MappedStore]:
-    """The store that `spec` names (STORE_KINDS), filled with `expected_rows`. Raises InputError for another spec.
-    A DAX device is overwritten; a shared file must be a new or an empty one."""
-    with _mapped(spec, layout, num_rows) as store:
-        for first in range(0, num_rows, _ROWS_A_WRITE):
-            rows = np.arange(first, min(first + _ROWS_A_WRITE, num_rows), dtype=np.int64)
-            store.write_rows(rows, expected_rows(rows, layout.row_bytes))
+def filled_store(spec: str, layout: KvLayout, num_rows: int) -> Iterator[MappedStore]:
+    """The store that `spec` names, filled with `expected_rows`. A DAX device is overwritten; a shared file must be a new or
+    an empty one, else InputError. Raises StoreNameError for a name that no store has."""
+    named = StoreSpec.parse(spec)
+    path = Path(named.where)
+    if named.kind is StoreKind.SHARED and path.exists() and path.stat().st_size:
+        raise InputError(f"latency: store={spec!r} holds something already; give the path of a new file")
+    with open_store(named, layout, num_rows) as store:
+        fill_rows(store, lambda rows: expected_rows(rows, layout.row_bytes))
         yield store
 
 
 def expected_rows(rows: IntArray, row_bytes: int) -> ByteArray:
-    """What `open_store` puts into rows. rows: (n,) int64. Returns (n, row_bytes) uint8."""
+    """What `filled_store` puts into rows. rows: (n,) int64. Returns (n, row_bytes) uint8."""
     column = np.arange(row_bytes, dtype=np.int64)
     return ((rows[:, None] * 2654435761 + column * 40503) >> 8).astype(np.uint8)
 
@@ -127,26 +129,10 @@ def bare_times(store: KvStore, label: Label, entries: Sequence[int], repeats: in
 def measured_label(claimed: Label, spec: str) -> Label:
     """The label that a bare reading from the store `spec` deserves: `claimed` where that can be true, else `functional`.
     Nothing is measured on a machine that QEMU emulates, no remote node where there is one node, no CXL in ordinary memory."""
-    kind = spec.partition(":")[0]
-    emulated = VENDOR_FILE.exists() and VENDOR_FILE.read_text().strip() == "QEMU"
-    remote = kind == "numa" and len(list(NODE_FOLDER.glob("node[0-9]*"))) > 1
-    true = {Label.NUMA_MEASURED: remote, Label.HARDWARE: kind == "dax" or remote}
-    return claimed if true.get(claimed, False) and not emulated else Label.FUNCTIONAL
-
-
-def _mapped(spec: str, layout: KvLayout, num_rows: int) -> MappedStore:
-    kind, _, where = spec.partition(":")
-    if kind == "anonymous" and not where:
-        return MappedStore.anonymous(layout, num_rows)
-    if kind == "shared" and where:
-        if Path(where).exists() and Path(where).stat().st_size:
-            raise InputError(f"latency: store={spec!r} holds something already; give the path of a new file")
-        return MappedStore.shared(where, layout=layout, num_rows=num_rows)
-    if kind == "dax" and where:
-        return MappedStore.dax(where, layout=layout, num_rows=num_rows)
-    if kind == "numa" and where.isdecimal():
-        return MappedStore.numa(int(where), layout, num_rows)
-    raise InputError(f"latency: store={spec!r} is none of {STORE_KINDS}")
+    kind = StoreSpec.parse(spec).kind
+    remote = kind is StoreKind.NUMA and len(list(NODE_FOLDER.glob("node[0-9]*"))) > 1
+    true = {Label.NUMA_MEASURED: remote, Label.HARDWARE: kind is StoreKind.DAX or remote}
+    return claimed if true.get(claimed, False) and not inside_qemu() else Label.FUNCTIONAL
 
 
 def _injected_arm(store: KvStore, profile: Profile) -> _Arm:

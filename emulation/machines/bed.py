@@ -35,6 +35,7 @@ from guest.session import PYTHON_PATH, Session
 from qemu_configs import picture, render
 from qemu_configs.picture import Picture
 from qemu_configs.topology import Host, Topology
+from sac_runtime.memory.spec import StoreSpec
 from sac_runtime.native import LIBRARY
 
 Say = Callable[[str], None]
@@ -394,11 +395,15 @@ def region_orders(picture: Picture) -> list[RegionOrder]:
 
 def _stores(bed: Topology, host: Host, shown: Inventory) -> dict[str, str]:
     """Every region and every NUMA node without CPUs, by name, as the runtime maps it."""
-    stores = {node.name: f"numa:{number}" for number, node in enumerate(host.numa_nodes, start=1)}
+    stores = {node.name: str(StoreSpec.numa(number)) for number, node in enumerate(host.numa_nodes, start=1)}
     for region in host.regions:
         found = shown.region_of([bed.device(name).serial for name in region.devices])
         assert found is not None  # provision compared them
-        stores[region.name] = f"dax:{found.dax_path}" if region.mode == "devdax" else f"numa:{found.target_node}"
+        if region.mode == "devdax":
+            stores[region.name] = str(StoreSpec.dax(found.dax_path))
+        else:
+            assert found.target_node is not None  # as above
+            stores[region.name] = str(StoreSpec.numa(found.target_node))
     return stores
 
 

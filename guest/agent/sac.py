@@ -6,20 +6,19 @@ numpy and sac_runtime alone, and no clock: what it does on an emulated device ta
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from guest.agent.guards import layers_with_wrong_canary, write_canaries
 from guest.agent.runtime import LayerInput, LayerOutput
+from guest.agent.stores import open_store
 from guest.agent.task import Task
 from sac_runtime.errors import StoreError
 from sac_runtime.fetch.request import FetchConfig, RequestKv
 from sac_runtime.fetch.step import LayerQuery, step
 from sac_runtime.memory.backing import Backing
-from sac_runtime.memory.mapped import MappedStore
+from sac_runtime.memory.spec import StoreSpec
 from sac_runtime.memory.store import KvStore
-from sac_runtime.native import Copy
 from sac_runtime.pool.block_hash import BlockHashes, chain_hashes
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.pool import Pool
@@ -29,12 +28,13 @@ from sac_runtime.rows.placement import RowTable
 BLOCK_TOKENS = 64
 CANARY_TOKENS = np.full(BLOCK_TOKENS, -1)  # no model's tokens: the block that holds them carries each layer's canary
 WRITER, READER, NUM_HOSTS = 0, 1, 2  # host numbers in the pool; on one host two processes have them
-DMI_VENDOR = Path("/sys/class/dmi/id/sys_vendor")
 
 
 def open_runtime(task: Task) -> "SacRuntime":
-    """Map the memory that `task.store` names. Raises StoreError, GeometryError."""
-    return SacRuntime(task, open_store(task))
+    """Map the memory that `task.store` names. Raises StoreNameError, StoreError, GeometryError."""
+    geometry = geometry_of(task)
+    spec = StoreSpec.parse(task.store)
+    return SacRuntime(task, open_store(spec, task.kv_layout, geometry.num_rows, geometry.metadata_bytes))
 
 
 def geometry_of(task: Task) -> PoolGeometry:
@@ -42,23 +42,6 @@ def geometry_of(task: Task) -> PoolGeometry:
     return PoolGeometry(
         task.kv_layout, NUM_HOSTS, task.num_layers, BLOCK_TOKENS, max(_num_blocks(task), _num_tail_blocks(task)) + 1
     )
-
-
-def open_store(task: Task) -> MappedStore:
-    """Map the store that `task.store` names. In a QEMU guest rows of a DAX device are copied by narrow loads and stores, as
-    its emulated memory takes nothing wider. Raises StoreError, GeometryError."""
-    kind, _, where = task.store.partition(":")
-    geometry, layout = geometry_of(task), task.kv_layout
-    if kind == "dax":
-        copy = Copy.NARROW if _inside_qemu() else None
-        return MappedStore.dax(where, layout=layout, metadata_bytes=geometry.metadata_bytes, copy=copy)
-    if kind == "shared":
-        return MappedStore.shared(
-            where, layout=layout, num_rows=geometry.num_rows, metadata_bytes=geometry.metadata_bytes
-        )
-    if kind == "numa" and where.isdecimal():
-        return MappedStore.numa(int(where), layout, geometry.num_rows, metadata_bytes=geometry.metadata_bytes)
-    raise StoreError(f"task: store='{task.store}' must be dax:DEVICE, shared:PATH or numa:NODE")
 
 
 class SacRuntime:
@@ -203,7 +186,3 @@ def _to_memory(store: KvStore, rows: IntArray) -> None:
         store.fence()
         store.invalidate(store.rows_offset + row * stride, stride)
     store.fence()
-
-
-def _inside_qemu() -> bool:
-    return DMI_VENDOR.exists() and DMI_VENDOR.read_text().strip() == "QEMU"

@@ -1,7 +1,5 @@
-"""The seam: `KvStore`, rows and bytes of one memory, and `MappedStore`, the memory itself.
-
-The one home of mmap. Knows addresses, rows and cache lines; knows no layers, requests or modelled time.
-"""
+"""`MappedStore`: a KvStore over memory of this machine. Knows addresses, rows and cache lines; knows no layers, requests or
+modelled time."""
 
 import ctypes
 import mmap
@@ -19,13 +17,16 @@ from numpy.typing import NDArray
 from sac_runtime import native
 from sac_runtime.errors import GeometryError, RowRangeError, StoreError
 from sac_runtime.label import Label
+from sac_runtime.memory.arrays import bytes_address, require_numbers, require_packed, require_writable
 from sac_runtime.memory.gather import TwoStepGather
 from sac_runtime.memory.mapping import (
     dax_size_bytes,
-    extend_file,
     huge_page_bytes,
+    map_file,
     map_memory,
-    open_file,
+    map_node,
+    opened_file,
+    require_node,
 )
 from sac_runtime.memory.store import Plan, SlotGather, StepPlanner, StoreOptions
 from sac_runtime.rows.layout import PAGE_BYTES, ByteArray, IntArray, KvLayout
@@ -97,20 +98,11 @@ class MappedStore:
 
         num_rows None: as many as an existing file holds. Raises StoreError if an existing file is too small."""
         name = str(path)
-        descriptor = open_file(name, os.O_RDWR | (os.O_CREAT if num_rows is not None else 0))
-        try:
-            present_bytes = os.fstat(descriptor).st_size
-            num_rows = _rows_that_fit(name, layout, present_bytes, metadata_bytes) if num_rows is None else num_rows
+        with opened_file(name, create=num_rows is not None) as descriptor:
+            if num_rows is None:
+                num_rows = _rows_that_fit(name, layout, os.fstat(descriptor).st_size, metadata_bytes)
             size_bytes = _size_bytes(name, layout, num_rows, metadata_bytes)
-            if present_bytes == 0:
-                extend_file(descriptor, name, size_bytes)
-            elif present_bytes < size_bytes:
-                raise StoreError(
-                    f"store {name!r}: size_bytes={present_bytes} is below the {size_bytes} that are asked for"
-                )
-            memory = map_memory(descriptor, size_bytes, name, huge_pages)
-        finally:
-            os.close(descriptor)
+            memory = map_file(descriptor, size_bytes, name, huge_pages)
         return cls(memory, name, layout, num_rows, metadata_bytes, **options)
 
     @classmethod
@@ -125,19 +117,14 @@ class MappedStore:
     ) -> Self:
         """A device-DAX node, /dev/daxN.M: CXL or persistent memory, mapped whole.
 
-        num_rows None: as many as the device holds. In a QEMU guest the copy is narrow unless `copy` says otherwise."""
+        num_rows None: as many as the device holds. copy: Copy.NARROW if the memory is emulated, as in a guest of QEMU."""
         name = str(path)
         device_bytes = dax_size_bytes(name)
         num_rows = _rows_that_fit(name, layout, device_bytes, metadata_bytes) if num_rows is None else num_rows
         if _size_bytes(name, layout, num_rows, metadata_bytes) > device_bytes:
             raise StoreError(f"store {name!r}: num_rows={num_rows} needs more than the device's {device_bytes} bytes")
-        if options.get("copy") is None and _inside_qemu():
-            options["copy"] = native.Copy.NARROW
-        descriptor = open_file(name, os.O_RDWR)
-        try:
+        with opened_file(name) as descriptor:
             memory = map_memory(descriptor, device_bytes, name)
-        finally:
-            os.close(descriptor)
         return cls(memory, name, layout, num_rows, metadata_bytes, **options)
 
     @classmethod
@@ -152,11 +139,8 @@ class MappedStore:
     ) -> Self:
         """Anonymous memory bound to one NUMA node; pages_by_node() verifies where it lies. Raises StoreError."""
         name = f"numa node {node}"
-        if not Path(f"/sys/devices/system/node/node{node}").exists():
-            raise StoreError(f"{name}: no such node; /sys/devices/system/node lists those of this machine")
-        size_bytes = _size_bytes(name, layout, num_rows, metadata_bytes)
-        memory = map_memory(-1, size_bytes, name, huge_pages)
-        native.bind_node(ctypes.addressof(ctypes.c_char.from_buffer(memory)), size_bytes, node)
+        require_node(node, name)
+        memory = map_node(node, _size_bytes(name, layout, num_rows, metadata_bytes), name, huge_pages)
         return cls(memory, name, layout, num_rows, metadata_bytes, **options)
 
     @property
@@ -175,18 +159,18 @@ class MappedStore:
 
     def read_rows(self, rows: IntArray, out: ByteArray) -> int:
         """As KvStore.read_rows."""
-        self._require_numbers("rows", rows)
-        self._require_packed("out", out, rows.size)
-        _require_writable("out", out)
+        require_numbers(self.name, "rows", rows)
+        require_packed(self.name, "out", out, (rows.size, self.layout.row_bytes))
+        require_writable("out", out)
         return self._move(self._gather(rows), rows, out, None)
 
     def read_rows_into_slots(self, rows: IntArray, buffer: ByteArray, slots: IntArray) -> int:
         """Gather row rows[i] straight into buffer[slots[i]]: read_rows without the second copy.
         rows, slots: (n,) int64; buffer: (B, layout.row_bytes) uint8, C-contiguous. Returns and raises as read_rows."""
-        self._require_numbers("rows", rows)
-        self._require_numbers("slots", slots)
-        self._require_packed("buffer", buffer, len(buffer))
-        _require_writable("buffer", buffer)
+        require_numbers(self.name, "rows", rows)
+        require_numbers(self.name, "slots", slots)
+        require_packed(self.name, "buffer", buffer, (len(buffer), self.layout.row_bytes))
+        require_writable("buffer", buffer)
         if slots.shape != rows.shape:
             raise GeometryError(
                 f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot a row"
@@ -195,28 +179,28 @@ class MappedStore:
 
     def slot_gather(self, buffer: StepPlanner, slots: ByteArray) -> SlotGather:
         """As KvStore.slot_gather: one native call per step, two where threads share the gathers."""
-        self._require_packed("slots", slots, len(slots))
-        _require_writable("slots", slots)
+        require_packed(self.name, "slots", slots, (len(slots), self.layout.row_bytes))
+        require_writable("slots", slots)
         if self._team:
             return TwoStepGather(self.read_rows_into_slots, buffer, slots)
         return MappedGather(self, self._call(None, 0, slots, None), buffer, slots)
 
     def write_rows(self, rows: IntArray, values: ByteArray) -> int:
         """As KvStore.write_rows."""
-        self._require_numbers("rows", rows)
-        self._require_packed("values", values, rows.size)
+        require_numbers(self.name, "rows", rows)
+        require_packed(self.name, "values", values, (rows.size, self.layout.row_bytes))
         return self._move(self._library.sac_scatter, rows, values, None)
 
     def read_bytes(self, offset: int, out: ByteArray) -> None:
         """As KvStore.read_bytes."""
         start = self._range(offset, out.size)
-        _require_writable("out", out)
-        self._library.sac_copy_bytes(_bytes_address("out", out), start, out.size, self._device(start))
+        require_writable("out", out)
+        self._library.sac_copy_bytes(bytes_address("out", out), start, out.size, self._device(start))
 
     def write_bytes(self, offset: int, values: ByteArray) -> None:
         """As KvStore.write_bytes."""
         start = self._range(offset, values.size)
-        self._library.sac_copy_bytes(start, _bytes_address("values", values), values.size, self._device(start))
+        self._library.sac_copy_bytes(start, bytes_address("values", values), values.size, self._device(start))
 
     def flush(self, offset: int, size_bytes: int) -> None:
         """As KvStore.flush, by clwb, clflushopt or clflush, whichever the CPU has first."""
@@ -292,21 +276,6 @@ class MappedStore:
             return RowRangeError(f"store {self.name!r}: slots[{entry}]={slots[entry]} lies outside [0, {num_slots})")
         return RowRangeError(f"store {self.name!r}: rows[{entry}]={rows[entry]} lies outside [0, {self.num_rows})")
 
-    def _require_numbers(self, field: str, numbers: IntArray) -> None:
-        if numbers.dtype != np.int64 or numbers.ndim != 1 or not numbers.flags.c_contiguous:
-            raise GeometryError(
-                f"store {self.name!r}: {field} is {numbers.dtype} of shape {numbers.shape}; "
-                "it must be int64 of one dimension, contiguous (np.ascontiguousarray(x, np.int64))"
-            )
-
-    def _require_packed(self, field: str, packed: ByteArray, num_rows: int) -> None:
-        wanted = (num_rows, self.layout.row_bytes)
-        if packed.shape != wanted or packed.dtype != np.uint8 or not packed.flags.c_contiguous:
-            raise GeometryError(
-                f"store {self.name!r}: {field} is {packed.dtype} of shape {packed.shape}; "
-                f"it must be uint8 of shape {wanted}, contiguous"
-            )
-
     def _range(self, offset: int, size_bytes: int) -> int:
         if not (offset >= 0 and size_bytes >= 0 and offset + size_bytes <= self.size_bytes):
             raise RowRangeError(
@@ -344,19 +313,6 @@ class MappedGather:
         return self._sac_fetch(buffer, step, ctypes.addressof(self._rows))  # type: ignore[no-any-return]
 
 
-def _require_writable(field: str, array: ByteArray) -> None:
-    if not array.flags.writeable:
-        raise GeometryError(f"{field}: is read-only; what is read goes into it, so pass an array of your own")
-
-
-def _bytes_address(field: str, array: ByteArray) -> int:
-    if array.dtype != np.uint8 or array.ndim != 1 or not array.flags.c_contiguous:
-        raise GeometryError(
-            f"{field}: is {array.dtype} of shape {array.shape}; it must be uint8 of one dimension, contiguous"
-        )
-    return native.address(array)
-
-
 def _size_bytes(name: str, layout: KvLayout, num_rows: int, metadata_bytes: int) -> int:
     """Metadata and rows, in whole pages. Raises GeometryError."""
     if num_rows < 1:
@@ -377,8 +333,3 @@ def _rows_that_fit(name: str, layout: KvLayout, size_bytes: int, metadata_bytes:
             f"after metadata_bytes={metadata_bytes}"
         )
     return num_rows
-
-
-def _inside_qemu() -> bool:
-    vendor = Path("/sys/class/dmi/id/sys_vendor")
-    return vendor.exists() and vendor.read_text().strip() == "QEMU"

@@ -1,21 +1,55 @@
-"""Memory mapped into this process: files, device-DAX nodes, anonymous memory, huge pages. Knows the kernel; knows no rows."""
+"""Memory mapped into this process: files, device-DAX nodes, anonymous memory, NUMA nodes, huge pages. The one home of mmap; knows
+the kernel, knows no rows."""
 
+import ctypes
 import mmap
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sac_runtime import native
 from sac_runtime.errors import StoreError
 
 HUGE_PAGE_BYTES = 2 << 20
 
 
-def open_file(name: str, flags: int) -> int:
+@contextmanager
+def opened_file(name: str, create: bool = False) -> Iterator[int]:
+    """The descriptor of a file or device, closed at the end; a mapping outlives it. Raises StoreError."""
     try:
-        return os.open(name, flags | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(name, os.O_RDWR | os.O_CLOEXEC | (os.O_CREAT if create else 0), 0o600)
     except OSError as error:
         raise StoreError(f"store {name!r}: cannot be opened: {error.strerror}") from error
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def map_file(descriptor: int, size_bytes: int, name: str, huge_pages: bool = False) -> mmap.mmap:
+    """Map a file that several processes share; an empty one gets its size first. Raises StoreError if it is too small."""
+    present_bytes = os.fstat(descriptor).st_size
+    if present_bytes == 0:
+        extend_file(descriptor, name, size_bytes)
+    elif present_bytes < size_bytes:
+        raise StoreError(f"store {name!r}: size_bytes={present_bytes} is below the {size_bytes} that are asked for")
+    return map_memory(descriptor, size_bytes, name, huge_pages)
+
+
+def map_node(node: int, size_bytes: int, name: str, huge_pages: bool = False) -> mmap.mmap:
+    """Memory of this process, bound to one NUMA node. Raises StoreError."""
+    memory = map_memory(-1, size_bytes, name, huge_pages)
+    native.bind_node(ctypes.addressof(ctypes.c_char.from_buffer(memory)), size_bytes, node)
+    return memory
+
+
+def require_node(node: int, name: str) -> None:
+    """Raise StoreError where this machine has no such NUMA node."""
+    if not Path(f"/sys/devices/system/node/node{node}").exists():
+        raise StoreError(f"{name}: no such node; /sys/devices/system/node lists those of this machine")
 
 
 def extend_file(descriptor: int, name: str, size_bytes: int) -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from emulation.cli.latency import latency
 from emulation.errors import InputError
-from sac_runtime.errors import LabelMixError
+from sac_runtime.errors import LabelMixError, StoreNameError
 
 app = typer.Typer()
 app.command()(latency)
@@ -127,5 +127,6 @@ def test_the_wall_clock_of_ordinary_memory_is_refused_as_latency(claimed):
     ],
 )
 def test_bad_input_is_named_with_its_rule(arguments, said):
-    with pytest.raises(InputError, match=said):
+    with pytest.raises((InputError, StoreNameError), match=said) as refusal:
         run(*arguments)
+    assert refusal.value.exit_status == 2

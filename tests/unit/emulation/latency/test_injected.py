@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from emulation.errors import CxlbedError
-from emulation.latency.injected import bare_times, expected_rows, injected_times, measured_label, open_store
+from emulation.latency.injected import bare_times, expected_rows, filled_store, injected_times, measured_label
 from emulation.timing.profile import load_profile
 from sac_runtime.label import Label
 from sac_runtime.rows.layout import KvLayout
 
 
 def test_one_wrong_byte_is_noticed():
-    with open_store("anonymous", KvLayout.fp8(), 300) as store:
+    with filled_store("anonymous", KvLayout.fp8(), 300) as store:
         bare_times(store, Label.HARDWARE, [300], repeats=3)
         spoilt = expected_rows(np.array([5]), 656)
         spoilt[0, 655] ^= 1
@@ -40,7 +40,7 @@ def test_a_bare_reading_gets_no_label_that_cannot_be_true(
     (tmp_path / "sys_vendor").write_text(f"{vendor}\n")
     for node in range(num_nodes):
         (tmp_path / f"node{node}").mkdir()
-    monkeypatch.setattr("emulation.latency.injected.VENDOR_FILE", tmp_path / "sys_vendor")
+    monkeypatch.setattr("guest.agent.stores.VENDOR_FILE", tmp_path / "sys_vendor")
     monkeypatch.setattr("emulation.latency.injected.NODE_FOLDER", tmp_path)
     assert measured_label(Label(claimed), spec) == Label(deserved)
 
@@ -50,7 +50,7 @@ def test_rows_differ_from_one_another():
 
 
 def test_there_is_no_ratio_to_a_profile_that_the_store_is_too_slow_for():
-    with open_store("anonymous", KvLayout.bf16(), 300) as store:
+    with filled_store("anonymous", KvLayout.bf16(), 300) as store:
         profiles = [load_profile("dram-pond-intel"), load_profile("rdma-100g")]
         (dram, rdma), error = injected_times(store, profiles, [1], repeats=5)
     assert dram.late == 5  # 0.15 us: no call from Python is as fast

@@ -12,7 +12,7 @@ from guest.agent.errors import MessageError, RequestError
 from guest.agent.protocol import Kind, Message, read_message, write_message
 from guest.agent.worker import serve
 from guest.errors import CommandError
-from sac_runtime.errors import SacError, StoreError
+from sac_runtime.errors import SacError, StoreNameError
 from tests.support.agents import WorkerProcess
 
 TASK = {
@@ -102,7 +102,9 @@ def test_an_opening_without_a_task_is_refused(task):
 
 @pytest.mark.parametrize("store", ["disk:/x", "numa:", "numa:one", ""])
 def test_a_store_of_another_kind_is_refused(tmp_path, store):
-    with pytest.raises(StoreError, match=f"task: store='{store}' must be dax:DEVICE, shared:PATH or numa:NODE"):
+    with pytest.raises(
+        StoreNameError, match=f"store='{store}' is none of anonymous, shared:PATH, dax:PATH or numa:NODE"
+    ):
         served(opening(tmp_path, store=store))
 
 
