@@ -98,7 +98,7 @@ def _cxl_args(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
     args = ["-machine", _machine_cxl(host)]
     for device in topology.devices_of(host):
         args += _backend_args(device, launch)
-    chassis_slot = iter(range(1, 1 << 13))  # unique a host; the PCIe slot number has 13 bits
+    chassis_slot = iter(range(1, 1 << 13))  # unique per host; the PCIe slot number has 13 bits
     for index, bridge in enumerate(host.bridges):
         slot = FIRST_BRIDGE_SLOT + index
         # hdm_for_passthrough: else Linux gives a bridge of one port one decoder, and a second region below it fails.

@@ -101,14 +101,14 @@ class Device(Part):
 
 
 class Switch(Part):
-    """A CXL switch on a root port of its own; one downstream port a device."""
+    """A CXL switch on a root port of its own; one downstream port per device."""
 
     name: Name
     devices: tuple[Name, ...] = ()
 
 
 class Bridge(Part):
-    """A CXL host bridge (pxb-cxl) whose buses start at `bus`; one root port a device and a switch, devices first."""
+    """A CXL host bridge (pxb-cxl) whose buses start at `bus`; one root port per device and per switch, devices first."""
 
     name: Name
     bus: Annotated[_Positive, _schema(type="integer", minimum=1, maximum=255)]
@@ -117,7 +117,7 @@ class Bridge(Part):
 
     @property
     def num_buses(self) -> int:
-        """Buses the firmware numbers from `bus` on: the bridge, one a device, and two a switch for its two sides."""
+        """Buses the firmware numbers from `bus` on: the bridge, one per device, and two per switch for its two sides."""
         return 1 + len(self.devices) + sum(2 + len(switch.devices) for switch in self.switches)
 
     @property

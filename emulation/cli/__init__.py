@@ -1,4 +1,4 @@
-"""The command `cxlbed`: one module a group of verbs, each verb a thin function. Only this package exits.
+"""The command `cxlbed`: one module per group of verbs, each verb a thin function. Only this package exits.
 
 Exit status: 0 all right, 1 a check failed, 2 unusable input, 3 the machine cannot do it.
 """

@@ -38,7 +38,7 @@ class Buffer(Protocol):
 
 
 class PlanOnly:
-    """A request that plans and moves no bytes. buffers: one a layer; length: tokens before the first step."""
+    """A request that plans and moves no bytes. buffers: one per layer; length: tokens before the first step."""
 
     def __init__(self, buffers: Sequence[Buffer], length: int) -> None:
         self.length = length

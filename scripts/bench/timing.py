@@ -74,7 +74,7 @@ def virtual_overhead(rounds: int) -> list[Reading]:
 
 
 def link_events(transfers: int) -> list[Reading]:
-    """Arrivals and ends a second: on one shared link, and over whole paths of six links with loaded latency."""
+    """Arrivals and ends per second: on one shared link, and over whole paths of six links with loaded latency."""
     rng = random.Random(1)
     at, arrivals = 0.0, []
     for _ in range(4 * transfers):
@@ -94,8 +94,8 @@ def link_events(transfers: int) -> list[Reading]:
     fabric.run(requests)
     whole_paths = fabric.num_link_events / (time.process_time() - begin)
     return [
-        Reading("link events a second, one link", one_link, 1e6, at_least=True),
-        Reading("link events a second, 64 readers over six links each, loaded latency looked up", whole_paths, None),
+        Reading("link events per second, one link", one_link, 1e6, at_least=True),
+        Reading("link events per second, 64 readers over six links each, loaded latency looked up", whole_paths, None),
     ]
 
 
@@ -163,7 +163,7 @@ def chase_error(rounds: int) -> list[Reading]:
                     found[name] += times
     for name, kept in found.items():
         wanted = load_profile(name).read_latency_ns
-        print(f"{name}: {median(kept):.1f} ns a read, wanted {wanted}, {len(kept)} chains of {CHASE_READS} undisturbed")
+        print(f"{name}: {median(kept):.1f} ns per read, wanted {wanted}, {len(kept)} chains of {CHASE_READS} undisturbed")
         readings.append(Reading(f"dependent chase at {wanted} ns, error", abs(median(kept) / wanted - 1), 0.05))
     print(f"reads too slow for the profile: {idle.clock.error.num_late} of {idle.num_kept * CHASE_READS}")
     return readings
