@@ -18,11 +18,11 @@ REUSED_TOKENS = 88 + 28  # see test_a_prompt_that_is_in_the_pool_is_not_computed
 
 PREFILL = """
 import sys, torch
-from sac_runtime.hf import MODEL_TYPES, pooled
-from sac_runtime.hf_tiny import tiny_model
-from sac_runtime.layout import KvLayout
-from sac_runtime.pool import Pool
-from sac_runtime.store import MappedStore
+from sac_runtime.models.pooled import MODEL_TYPES, pooled
+from sac_runtime.models.tiny import tiny_model
+from sac_runtime.rows.layout import KvLayout
+from sac_runtime.pool.pool import Pool
+from sac_runtime.memory.mapped import MappedStore
 
 torch.set_num_threads(1)
 path, prompts, num_rows, metadata_bytes, top_k = sys.argv[1:]
