@@ -1,4 +1,16 @@
-"""Where the rows of one sequence lie in a store: layer and token to row number. Knows row numbers; knows no bytes, no store."""
+"""Where the rows of one sequence lie in a store: layer and token to row number. Knows row numbers; knows no bytes, no store.
+
+The words for it, from the outside in:
+
+    Backing (memory/backing.py)         a store, and the RowMap of one request in it: what is read and written by token
+    PoolBacking (pool/sequence.py)      a Backing in a pool: writes go through the pool, which refuses what is not this host's
+    PoolSequence (pool/sequence.py)     a RowMap that grows: the blocks of one request in a pool, and their publication
+    BlockRows (pool/block_rows.py)      where the parts of a pool's blocks lie; gives the RowTable of a list of blocks
+    RowMap                              what the fetch path asks of any of them: the LayerRows of a layer
+    LayerFirst                          a RowMap without a table: one range of rows per layer
+    RowTable                            a RowMap with one: the row of each token in layer 0, layers a fixed distance apart
+    LayerRows                           one layer of a RowMap, in the form that native code follows
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
