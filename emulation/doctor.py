@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+import psutil
+
 from emulation.errors import CxlbedError
-from emulation.machines import kvm as accelerator
-from emulation.machines import record as state
-from emulation.machines.bed import EMULATOR
-from emulation.machines.hypervisor import EMBEDDED, Hypervisor
+from emulation.machines.hypervisor import EMBEDDED, EMULATOR, Libvirt
+from emulation.machines.kvm import KVM_DEVICE, choose
+from emulation.machines.record import LONGEST_SOCKET_BELOW, LONGEST_SOCKET_PATH, state_root
+from emulation.machines.this_machine import num_numa_nodes
 from guest.errors import GuestError
-from guest.image import cache as image
+from guest.image.cache import NEEDED_BYTES, GuestImage, cache_root, list_images
 from guest.image.recipe import STOCK
 from qemu_configs import bedfile
 
@@ -107,7 +109,7 @@ def _libvirt() -> Finding:
     fix = "run scripts/setup (libvirt-daemon-driver-qemu, and libvirt-python of the library's version)"
     try:
         with tempfile.TemporaryDirectory(prefix="cxlbed-doctor-") as folder:
-            hypervisor = Hypervisor(EMBEDDED, Path(folder))
+            hypervisor = Libvirt(EMBEDDED, Path(folder))
             hypervisor.prepare()
             hypervisor.states([])
     except CxlbedError as error:
@@ -116,8 +118,8 @@ def _libvirt() -> Finding:
 
 
 def _socket_paths() -> Finding:
-    root = state.state_root()
-    room = state.LONGEST_SOCKET_PATH - state.LONGEST_SOCKET_BELOW - len(f"{root}/")
+    root = state_root()
+    room = LONGEST_SOCKET_PATH - LONGEST_SOCKET_BELOW - len(f"{root}/")
     if room < NAME_ROOM:
         return Finding(
             "state folder",
@@ -134,14 +136,14 @@ def _guest_image() -> Finding:
         return Finding("guest image", Severity.OK, f"cached ({cached.hash[:12]})")
     if shutil.which("mmdebstrap") is None:
         return Finding("guest image", Severity.FAIL, "not cached, and mmdebstrap is missing", "run scripts/setup")
-    cache = next(folder for folder in (image.cache_root(), *image.cache_root().parents) if folder.exists())
+    cache = next(folder for folder in (cache_root(), *cache_root().parents) if folder.exists())
     free = shutil.disk_usage(cache).free
-    if free < image.NEEDED_BYTES:
+    if free < NEEDED_BYTES:
         return Finding(
             "guest image",
             Severity.FAIL,
             f"not cached, and {free // MIB} MiB free in {cache}",
-            f"free {image.NEEDED_BYTES // MIB} MiB, or set XDG_CACHE_HOME",
+            f"free {NEEDED_BYTES // MIB} MiB, or set XDG_CACHE_HOME",
         )
     return Finding(
         "guest image", Severity.NOTE, "not cached", "the next command builds it (about a minute): cxlbed image build"
@@ -153,17 +155,17 @@ def _accelerator() -> Finding:
     if cached is None or _qemu_version() is None:
         return Finding("accelerator", Severity.NOTE, "KVM is tried once QEMU and the image are there")
     try:
-        verdict = accelerator.choose("auto", cached, EMULATOR)
+        choice = choose("auto", cached, Path(EMULATOR))
     except (CxlbedError, GuestError) as error:
         return Finding("accelerator", Severity.FAIL, str(error), "use --accelerator tcg")
-    if verdict.accelerator == "kvm":
+    if choice.accelerator == "kvm":
         return Finding("accelerator", Severity.OK, "KVM boots the guest's kernel")
-    return Finding("accelerator", Severity.NOTE, f"TCG: {verdict.reason}", "nothing to do: TCG is what CI uses too")
+    return Finding("accelerator", Severity.NOTE, f"TCG: {choice.reason}", "nothing to do: TCG is what CI uses too")
 
 
 def _kvm_system_ram() -> Finding:
     version = _qemu_version()
-    if version and version < DIRECT_MAP_QEMU and os.access(accelerator.KVM_DEVICE, os.R_OK | os.W_OK):
+    if version and version < DIRECT_MAP_QEMU and os.access(KVM_DEVICE, os.R_OK | os.W_OK):
         return Finding(
             "KVM with system-ram",
             Severity.NOTE,
@@ -187,7 +189,7 @@ def _shared_memory() -> Finding:
 
 
 def _memory() -> Finding:
-    available = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024  # type: ignore[index]
+    available: int = psutil.virtual_memory().available
     needed = sum(host.total_memory_bytes for host in bedfile.load(MAIN_TOPOLOGY).hosts)
     if available < needed:
         return Finding(
@@ -234,7 +236,7 @@ def _huge_pages() -> Finding:
 
 
 def _numa() -> Finding:
-    nodes = len(list(Path("/sys/devices/system/node").glob("node[0-9]*")))
+    nodes = num_numa_nodes()
     if nodes < 2:
         return Finding(
             "remote NUMA",
@@ -284,8 +286,8 @@ _CHECKS: list[Callable[[], Finding]] = [
 ]
 
 
-def _cached_image() -> image.GuestImage | None:
-    return next((held for held in image.list_images() if held.hash == STOCK.hash), None)
+def _cached_image() -> GuestImage | None:
+    return next((held for held in list_images() if held.hash == STOCK.hash), None)
 
 
 def _qemu_version() -> tuple[int, int] | None:

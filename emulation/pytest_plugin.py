@@ -1,31 +1,25 @@
-"""The pytest plugin: a booted bed as a fixture. Knows pytest and beds.
+"""The pytest plugin: a booted bed as a fixture. Knows pytest's hooks; what boots beds is loaded with the first one.
 
     @pytest.mark.cxlbed("shared-pool")
     def test_mine(bed): ...
 
-A bed is booted once per session and topology and reused; `@pytest.mark.cxlbed("direct", fresh=True)` gets one of its
+A bed is booted once per session and topology, and reused; `@pytest.mark.cxlbed("direct", fresh=True)` gets one of its
 own. Every bed is ended with the session, whatever happened. Where a bed cannot be had the test is skipped with the missing
 thing named; with CXLBED_NO_SKIPS=1 (CI) it fails instead. A failed test carries the hosts' consoles and QEMU logs.
+
+pytest loads this file in every run of an environment that has cxlbed: imports of ours stand in the fixtures.
 """
 
-import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from emulation.errors import CxlbedError
-from emulation.machines import bed as beds
-from emulation.machines.bed import EMULATOR, Bed, Options
-from emulation.machines.this_machine import this_machine
-from guest.image import cache as image
-from guest.image.recipe import STOCK
-from qemu_configs import bedfile
+if TYPE_CHECKING:
+    from emulation.machines.bed import Bed
 
 LOG_TAIL_LINES = 60
+_BED = pytest.StashKey["Bed"]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,33 +35,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture(scope="session")
-def cxlbed_beds(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bool], Bed]]:
+def cxlbed_beds(request: pytest.FixtureRequest) -> "Iterator[Callable[[str, bool], Bed]]":
     """Boots beds by topology name, keeps one of each for the session, ends all of them with it."""
-    _require_tools()
-    options = Options(
-        uri=request.config.getoption("--cxlbed-uri"), accelerator=request.config.getoption("--cxlbed-accelerator")
-    )
-    kept: dict[str, Bed] = {}
-    with ExitStack() as ending:
+    from emulation.errors import CxlbedError
+    from emulation.machines.launch import Options
+    from emulation.session_beds import SessionBeds, missing_tool, skips_are_failures
 
-        def boot(name: str) -> Bed:
-            wanted = bedfile.load(name, this_machine())
-            bed_name = f"t-{wanted.name[:16]}-{secrets.token_hex(4)}"
-            ending.callback(beds.down, bed_name, _say)
-            return beds.up(wanted, bed_name, options, _say)
-
-        def get(name: str, fresh: bool) -> Bed:
-            if fresh:
-                return boot(name)
-            if name not in kept:
-                kept[name] = boot(name)
-            return kept[name]
-
-        yield get
+    if missing := missing_tool():
+        if skips_are_failures():
+            raise CxlbedError(f"a VM test cannot run: {missing}; see: cxlbed doctor")
+        pytest.skip(f"{missing}; run scripts/setup")
+    uri, accelerator = (request.config.getoption(f"--cxlbed-{name}") for name in ("uri", "accelerator"))
+    with SessionBeds(Options(uri=uri, accelerator=accelerator)) as beds:
+        yield beds.get
 
 
 @pytest.fixture
-def bed(request: pytest.FixtureRequest, cxlbed_beds: Callable[[str, bool], Bed]) -> Iterator[Bed]:
+def bed(request: pytest.FixtureRequest, cxlbed_beds: "Callable[[str, bool], Bed]") -> "Iterator[Bed]":
     """A booted bed of the topology that the test's `cxlbed` mark names."""
     mark = request.node.get_closest_marker("cxlbed")
     if mark is None or len(mark.args) != 1:
@@ -77,10 +61,10 @@ def bed(request: pytest.FixtureRequest, cxlbed_beds: Callable[[str, bool], Bed])
     request.node.stash[_BED] = booted
     yield booted
     if fresh:
-        beds.down(booted.record.name, _say)
+        from emulation.machines.bed import down
+        from emulation.session_beds import say
 
-
-_BED = pytest.StashKey[Bed]()
+        down(booted.record.name, say)
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -92,21 +76,3 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed and booted is not None:
         for name, text in booted.logs().items():
             report.sections.append((f"{booted.record.name}: {name}", "\n".join(text.splitlines()[-LOG_TAIL_LINES:])))
-
-
-def _require_tools() -> None:
-    """Skip, or fail where no skip is allowed, with the missing thing named."""
-    missing = None
-    if shutil.which(EMULATOR) is None:
-        missing = f"{EMULATOR} is not in PATH"
-    elif not any(held.hash == STOCK.hash for held in image.list_images()) and shutil.which("mmdebstrap") is None:
-        missing = "no guest image in the cache, and mmdebstrap is missing to build one"
-    if missing is None:
-        return
-    if os.environ.get("CXLBED_NO_SKIPS"):
-        raise CxlbedError(f"a VM test cannot run: {missing}; see: cxlbed doctor")
-    pytest.skip(f"{missing}; run scripts/setup")
-
-
-def _say(text: str) -> None:
-    print(f"cxlbed: {text}", flush=True)  # noqa: T201

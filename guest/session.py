@@ -1,6 +1,7 @@
 """An SSH session to a host: commands, Python modules, files. The one home of fabric; knows no libvirt, no bed, no CXL.
 
-The host is known by the key made for it.
+The host is known by the key made for it. Why fabric and not ssh: bytes stream both ways within our process, many sessions at
+once, and nothing of the user's own SSH configuration has a say.
 """
 
 import logging

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -32,11 +33,12 @@ def up(
 ) -> None:
     """Boot the hosts of a bed and make their CXL regions ready. Does nothing where it is up already."""
     from emulation.machines import bed
+    from emulation.machines.launch import Options
     from emulation.machines.this_machine import this_machine
     from qemu_configs import bedfile
 
     wanted = bedfile.load(file, this_machine())
-    options = bed.Options(uri, accelerator, memory_folder, ready_deadline)
+    options = Options(uri, accelerator, memory_folder, ready_deadline)
     with progress() as show:
         running = bed.up(wanted, name or wanted.name, options, show)
     for host in running.record.hosts:
@@ -44,7 +46,7 @@ def up(
     for note in running.notes():
         typer.echo(f"{running.record.name}: {note}", err=True)
     if json is not None:
-        write_json(json, bed.describe(running.folder, running.record))
+        write_json(json, asdict(running.hosts.status()))
 
 
 def status(json: JsonOption = None) -> None:
@@ -54,7 +56,7 @@ def status(json: JsonOption = None) -> None:
 
     from emulation.machines import bed
 
-    beds = bed.status()
+    beds = [asdict(found) for found in bed.status()]
     write_json(json, {"beds": beds})
     if str(json) == "-":
         return

@@ -64,10 +64,10 @@ def image_prune(
     everything: Annotated[bool, typer.Option("--all", help="The current one too, unless a bed runs from it.")] = False,
 ) -> None:
     """Remove images that no recipe here makes any more and no bed runs from, and what killed builds left."""
-    from emulation.machines import record as state
+    from emulation.machines.record import bed_folders
     from guest.image import cache as image
     from guest.image.recipe import STOCK
 
-    in_use = {record.image_hash for folder in state.all_folders() if (record := folder.read())}
+    in_use = {record.image_hash for folder in bed_folders() if (record := folder.read())}
     removed = image.prune(keep=frozenset(in_use if everything else in_use | {STOCK.hash}))
     typer.echo(f"removed {len(removed)}: {', '.join(removed)}" if removed else "nothing to remove")

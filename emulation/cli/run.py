@@ -50,6 +50,7 @@ def run(
     from emulation.conformance import run as job
     from emulation.conformance.truth import JobShape
     from emulation.machines import bed as beds
+    from emulation.machines.launch import Options
     from emulation.machines.this_machine import this_machine
     from qemu_configs import bedfile
 
@@ -64,7 +65,7 @@ def run(
             topology = bedfile.load(file, this_machine())
             job.require_fits(topology, shape)
             name = f"run-{topology.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
-            with beds.booted(topology, name, beds.Options(uri, accelerator, memory_folder), show) as bed:
+            with beds.booted(topology, name, Options(uri, accelerator, memory_folder), show) as bed:
                 results = job.run(bed, shape, bit_flip, show)
     replays = relative.replay_fetches(bed, shape, results)
     write_json(json, asdict(_result(bed, results, replays)))

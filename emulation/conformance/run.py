@@ -13,7 +13,9 @@ from emulation.conformance.exchange import BitFlip, Exchange, SharedMemory, task
 from emulation.conformance.result import Result, check
 from emulation.conformance.truth import Context, JobShape, require_trace
 from emulation.errors import InputError, MachineError
-from emulation.machines.bed import Bed, Say, side_by_side
+from emulation.machines.bed import Bed
+from emulation.machines.side_by_side import side_by_side
+from emulation.say import Say
 from guest.agent.answer import Answer
 from guest.agent.runtime import REFERENCE
 from guest.agent.sac import geometry_of

@@ -1,17 +1,28 @@
-"""A bed's hypervisor: the caller's side of `emulation.machines.domain`. Knows URI and root folder, not what is in a domain."""
+"""A bed's hypervisor: what it offers, and libvirt's, the caller's side of `emulation.machines.domain`. Knows URI, root folder
+and QEMU's processes, not what is in a domain.
+"""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import psutil
 
 from emulation.errors import MachineError
+from guest.deadline import Deadline
 from guest.image.cache import user_cache
 
 EMBEDDED = "embedded"
+EMULATOR = "qemu-system-x86_64"
+END_DEADLINE_S = 10.0  # how long a QEMU that was told to end has before it is killed
 # Without a daemon there is nobody to log, label, confine or chown for us; all of it must be off (libvirt: qemu.conf).
 EMBEDDED_CONF = """\
 stdio_handler = "file"
@@ -26,9 +37,38 @@ class HypervisorError(MachineError):
     """libvirt refused or could not do what was asked."""
 
 
+class PortTakenError(HypervisorError):
+    """Someone else has taken a loopback port that a host was to have."""
+
+
+class Hypervisor(Protocol):
+    """What a bed needs of whatever runs its hosts; tests have one of their own. Every method may raise HypervisorError."""
+
+    def prepare(self) -> None:
+        """Make ready what the hypervisor itself needs before its first domain."""
+
+    def start(self, xml_paths: Sequence[Path]) -> list[str]:
+        """Create transient domains from `xml_paths`; returns their names. Raises PortTakenError where other ports may help."""
+
+    def states(self, names: Sequence[str]) -> dict[str, str]:
+        """The state of each of `names` that exists: "running", "paused", ..."""
+
+    def destroy(self, names: Sequence[str]) -> None:
+        """End those of `names` that exist."""
+
+    def end_strays(self, uuids: Collection[str]) -> None:
+        """End every emulator of these domains that outlived `destroy`, as one does whose start was cut off."""
+
+    def monitor(self, name: str, command: dict[str, Any]) -> Any:
+        """Send one QMP command, `{"execute": ..., "arguments": ...}`, to domain `name` and return QMP's `return`."""
+
+    def log_path(self, name: str) -> Path | None:
+        """Where the emulator's own log of domain `name` lies, if that is on our side."""
+
+
 @dataclass(frozen=True)
-class Hypervisor:
-    """libvirt at `uri`, or its driver inside our own process with `root` as its folder where `uri` is "embedded"."""
+class Libvirt:
+    """libvirt at `uri`, or its driver in a process of its own with `root` as its folder where `uri` is "embedded"."""
 
     uri: str
     root: Path
@@ -44,17 +84,31 @@ class Hypervisor:
         conf.write_text(EMBEDDED_CONF + stay_root)
         self._share_capabilities()
 
-    def start(self, xml_paths: list[Path]) -> list[str]:
-        """Create transient domains from `xml_paths`; returns their names. Raises HypervisorError with libvirt's words."""
-        return list(self._ask("start", xml_paths=[str(path) for path in xml_paths]))
+    def start(self, xml_paths: Sequence[Path]) -> list[str]:
+        """Create transient domains, side by side. Raises HypervisorError with libvirt's words."""
+        try:
+            return list(self._ask("start", xml_paths=[str(path) for path in xml_paths]))
+        except HypervisorError as error:
+            if "host forwarding rule" in str(error):
+                raise PortTakenError(str(error)) from error
+            raise
 
-    def states(self, names: list[str]) -> dict[str, str]:
-        """The state of each of `names` that exists."""
-        return dict(self._ask("states", names=names))
+    def states(self, names: Sequence[str]) -> dict[str, str]:
+        """The state of each of `names` that exists and answers."""
+        return dict(self._ask("states", names=list(names)))
 
-    def destroy(self, names: list[str]) -> None:
+    def destroy(self, names: Sequence[str]) -> None:
         """End those of `names` that exist."""
-        self._ask("destroy", names=names)
+        self._ask("destroy", names=list(names))
+
+    def end_strays(self, uuids: Collection[str]) -> None:
+        """Terminate, and after END_DEADLINE_S kill, every QEMU on this machine that has one of these domains."""
+        deadline = Deadline.after(END_DEADLINE_S)
+        while strays := list(emulators_of(uuids)):
+            for process in strays:
+                with suppress(psutil.NoSuchProcess):
+                    process.terminate() if deadline.left_s else process.kill()
+            time.sleep(0.1)
 
     def monitor(self, name: str, command: dict[str, Any]) -> Any:
         """Send one QMP command, `{"execute": ..., "arguments": ...}`, to domain `name` and return QMP's `return`."""
@@ -96,3 +150,21 @@ class Hypervisor:
         if self.root.is_dir():
             with (self.root / "libvirt.log").open("a") as log:
                 log.write(text)
+
+
+def emulators_of(uuids: Collection[str]) -> Iterable[psutil.Process]:
+    """The processes of this machine that run a domain with one of these UUIDs. One that is not ours to look at is none."""
+    for process in psutil.process_iter(["cmdline"]):
+        arguments = process.info["cmdline"] or []
+        if "-uuid" in arguments and not set(uuids).isdisjoint(arguments):
+            yield process
+
+
+def emulator() -> Path:
+    """QEMU on this machine. Raises MachineError where it is not installed."""
+    path = shutil.which(EMULATOR)
+    if path is None:
+        raise MachineError(
+            f"{EMULATOR}: not found in PATH; run scripts/setup, or install QEMU >= 9.0 (Debian: qemu-system-x86)"
+        )
+    return Path(path)

@@ -26,7 +26,7 @@ class Choice:
     reason: str
 
 
-def choose(wanted: str, image: GuestImage, emulator: str, is_here: bool = True) -> Choice:
+def choose(wanted: str, image: GuestImage, emulator: Path, is_here: bool = True) -> Choice:
     """`wanted` is "auto", "kvm" or "tcg"; is_here: whether QEMU will run on this machine, where KVM can be tried.
     Raises MachineError where KVM is wanted and does not boot the guest's kernel."""
     if wanted == "tcg":
@@ -41,7 +41,7 @@ def choose(wanted: str, image: GuestImage, emulator: str, is_here: bool = True) 
     return Choice("tcg", failure)
 
 
-def _kvm_failure(image: GuestImage, emulator: str) -> str | None:
+def _kvm_failure(image: GuestImage, emulator: Path) -> str | None:
     """Why KVM cannot be used, or None. The trial's outcome is kept until the machine, QEMU or the image changes."""
     if not os.access(KVM_DEVICE, os.R_OK | os.W_OK):
         return (
@@ -49,7 +49,7 @@ def _kvm_failure(image: GuestImage, emulator: str) -> str | None:
             if not KVM_DEVICE.exists()
             else f"{KVM_DEVICE} does not open for user {os.getuid()}"
         )
-    version = subprocess.run([emulator, "--version"], capture_output=True, text=True, check=True).stdout
+    version = subprocess.run([str(emulator), "--version"], capture_output=True, text=True, check=True).stdout
     key = hashlib.sha256(f"{BOOT_ID.read_text()} {version} {image.hash}".encode()).hexdigest()[:16]
     kept = user_cache() / "kvm" / f"{key}.json"
     if not kept.exists():
@@ -59,7 +59,7 @@ def _kvm_failure(image: GuestImage, emulator: str) -> str | None:
     return outcome
 
 
-def _try_kvm(image: GuestImage, emulator: str) -> str | None:
+def _try_kvm(image: GuestImage, emulator: Path) -> str | None:
     """Boot the guest's kernel under KVM to the panic that it ends in without a root, and have it say so on its console:
     a machine that merely resets ends QEMU just as quietly."""
     machine = ["-accel", "kvm", "-cpu", "max,-hypervisor", "-M", "q35", "-m", "256", "-nodefaults", "-no-reboot"]
@@ -67,7 +67,7 @@ def _try_kvm(image: GuestImage, emulator: str) -> str | None:
     boot = ["-display", "none", "-serial", "stdio", "-kernel", str(image.kernel), "-append", words]
     try:
         ended = subprocess.run(
-            [emulator, *machine, *boot],
+            [str(emulator), *machine, *boot],
             capture_output=True,
             text=True,
             errors="replace",

@@ -1,11 +1,10 @@
-"""What a bed leaves on disk so that another process can find it, ask it and end it. Knows files, starts nothing.
+"""What a bed leaves on disk so that another process can find it, ask it and end it. Knows files; makes and starts nothing.
 
 One folder a bed, below `CXLBED_STATE_DIR` or /tmp/cxlbed-UID: short, since the path of a socket in it may have 107
 characters in all. The record is written before anything is started: whatever a killed command left is found by it.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -14,14 +13,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
+
+import filelock
 
 from emulation.errors import InputError, MachineError
 from emulation.files import write_whole
-from emulation.machines.hypervisor import Hypervisor
-from emulation.machines.remote import RemoteMachine
 from guest.image.cache import user_cache
-from guest.keys import make_key
+from guest.keys import KeyPair
 
 Accelerator = Literal["kvm", "tcg"]
 
@@ -90,6 +89,14 @@ class BedFolder:
     def known_hosts(self) -> Path:
         return self.path / "known_hosts"
 
+    @property
+    def tunnel(self) -> Path:
+        """The control socket of the tunnel to another machine."""
+        return self.path / "tunnel"
+
+    def monitor(self, host: str) -> Path:
+        return self.path / f"{host}.qmp"
+
     def require_room_for_sockets(self) -> None:
         """Raise InputError where the embedded driver's sockets would have paths too long for the kernel."""
         excess = len(str(self.path)) + LONGEST_SOCKET_BELOW - LONGEST_SOCKET_PATH
@@ -99,9 +106,8 @@ class BedFolder:
                 " give a shorter --name, or set CXLBED_STATE_DIR to a shorter path"
             )
 
-    def make_key(self) -> None:
-        """Make the bed's own SSH key, readable by its owner alone."""
-        pair = make_key()
+    def keep_key(self, pair: KeyPair) -> None:
+        """Keep the bed's own SSH key, readable by its owner alone."""
         self.key.touch(0o600)
         self.key.write_bytes(pair.private)
         self.public_key.write_bytes(pair.public)
@@ -110,13 +116,6 @@ class BedFolder:
         """Note a host key that SSH must find at `port`."""
         with self.known_hosts.open("ab") as known:
             known.write(f"[127.0.0.1]:{port} ".encode() + public)
-
-    def hypervisor(self, uri: str) -> Hypervisor:
-        return Hypervisor(uri, self.hypervisor_root)
-
-    def elsewhere(self, uri: str) -> RemoteMachine | None:
-        """The other machine that `uri` names, if it names one."""
-        return RemoteMachine.of(uri, self.path / "tunnel")
 
     def write(self, record: BedRecord) -> None:
         """Replace the record whole, or leave the old one."""
@@ -145,21 +144,19 @@ class BedFolder:
     def lock(self, deadline_s: float) -> Iterator[None]:
         """Hold the bed against other commands; a command that has it is waited for until the deadline. The lock's file goes
         with the bed."""
-        lock_path = self.path.with_name(f".{self.path.name}.lock")
-        give_up = time.monotonic() + deadline_s
-        while (lock_file := _locked(lock_path)) is None:
-            if time.monotonic() > give_up:
-                raise MachineError(
-                    f"bed '{self.path.name}': another cxlbed has been at work on it for {deadline_s:.0f} s;"
-                    " wait for it or end it"
-                )
-            time.sleep(0.1)
-        with lock_file:
-            try:
-                yield
-            finally:
-                if not (self.path / RECORD).exists():
-                    lock_path.unlink(missing_ok=True)
+        lock = filelock.FileLock(self.path.with_name(f".{self.path.name}.lock"), timeout=deadline_s, poll_interval=0.1)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise MachineError(
+                f"bed '{self.path.name}': another cxlbed has been at work on it for {deadline_s:.0f} s; wait for it or end it"
+            ) from error
+        try:
+            yield
+        finally:
+            if not (self.path / RECORD).exists():
+                Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
 
 
 def state_root() -> Path:
@@ -178,14 +175,14 @@ def state_root() -> Path:
     return root
 
 
-def folder(name: str) -> BedFolder:
+def bed_folder(name: str) -> BedFolder:
     """The folder of bed `name`, which need not exist. Raises InputError for a name that cannot be one."""
     if not NAME_RULE.fullmatch(name):
         raise InputError(f"bed name '{name}': must be 1 to 40 of a-z, 0-9 and '-', and not begin with '-'")
     return BedFolder(state_root() / name)
 
 
-def all_folders() -> list[BedFolder]:
+def bed_folders() -> list[BedFolder]:
     """Every bed that left a record, running or not."""
     return [BedFolder(record.parent) for record in sorted(state_root().glob(f"*/{RECORD}"))]
 
@@ -195,16 +192,3 @@ def kept_folder(name: str) -> Path:
     folder = user_cache() / "failed" / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
-
-
-def _locked(path: Path) -> IO[str] | None:
-    """The file at `path`, open and locked; None if another has it, or had it and removed it while we opened it."""
-    file = path.open("w")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            return file
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    file.close()
-    return None

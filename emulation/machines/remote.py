@@ -2,6 +2,11 @@
 
 Knows ssh, tar and paths; no domains. Files lie there where they lie here, so that one domain XML serves both; the account
 must be able to write to those folders.
+
+Why OpenSSH here and fabric for guests (guest.session): another machine is reached as its user reaches it, through jump hosts,
+agents and hardware keys of ~/.ssh/config, which OpenSSH alone knows whole, and libvirt's own qemu+ssh goes the same way; the
+tunnel outlives the command that opened it, as ControlMaster does. A guest is known by a key made for it, nothing of the
+user's may have a say, and bytes stream both ways within our process.
 """
 
 import shlex

@@ -4,12 +4,12 @@ Prints nothing. Knows a Session, no bed and no libvirt.
 """
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from emulation.numa.compare import Beside, Record, TopUp, beside_profile, records, top_up
 from emulation.numa.measure import Effort, Figures, measure, refuse_emulated_cpu
+from emulation.say import Say
 from emulation.timing.profile import Profile
 from guest.agent.numa_nodes import Pair
 from guest.agent.numa_placement import Proof, prove, require_placed, store_on, threads_on
@@ -33,7 +33,7 @@ class Survey:
         return [*records(self.pair.local.number, self.local), *records(self.pair.remote.number, self.remote)]
 
 
-def survey(pair: Pair, size_bytes: int, profile: Profile, effort: Effort, progress: Callable[[str], None]) -> Survey:
+def survey(pair: Pair, size_bytes: int, profile: Profile, effort: Effort, progress: Say) -> Survey:
     """Do it all. Raises MachineError on an emulated CPU, PlacementError where pages or threads are misplaced."""
     refuse_emulated_cpu()
     with threads_on(pair.local) as cpus:

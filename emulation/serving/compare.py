@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 
+from emulation.say import Say
 from emulation.serving.cluster import simulate
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import ClosedLoop
@@ -88,7 +89,7 @@ class Comparison:
 def compare(
     setting: Setting,
     concurrencies: Sequence[int] = CONCURRENCIES,
-    on_progress: Callable[[str], None] = lambda _: None,
+    on_progress: Say = lambda _: None,
 ) -> Comparison:
     """Run the tiers against one another and look for the points where the order changes."""
     looked_at = tuple(sorted({*concurrencies, setting.concurrency}))

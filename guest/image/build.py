@@ -13,14 +13,10 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from guest.errors import ImageError
 from guest.image.initramfs import OVERLAY, Archive
-
-if TYPE_CHECKING:
-    from guest.image.recipe import Recipe
-
+from guest.image.recipe import Recipe
 
 DEFAULT_MIRROR = "http://deb.debian.org/debian"
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "gcc": "gcc libc6-dev"}  # program -> Debian packages
@@ -43,7 +39,7 @@ def check_machine(folder: Path, needed_bytes: int) -> None:
             )
 
 
-def build(recipe: "Recipe", folder: Path, progress: Callable[[str], None]) -> None:
+def build(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> None:
     """Leave `vmlinux`, `initrd` and `disk.ext4` in the empty `folder`."""
     sources = dict(recipe.sources)
     progress("compiling the guest's init")
@@ -69,7 +65,7 @@ def _compile_init(source: str, folder: Path) -> Path:
     return init
 
 
-def _run_mmdebstrap(recipe: "Recipe", pack: str, folder: Path, progress: Callable[[str], None]) -> None:
+def _run_mmdebstrap(recipe: Recipe, pack: str, folder: Path, progress: Callable[[str], None]) -> None:
     """Install the packages in a root of mmdebstrap's own and have the hook's /parts handed out to `folder`."""
     command = [
         "mmdebstrap",
@@ -163,7 +159,7 @@ def _search_path() -> str:
     return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
 
 
-def _initrd(recipe: "Recipe", init: bytes, modules: Path, sshd_config: str) -> bytes:
+def _initrd(recipe: Recipe, init: bytes, modules: Path, sshd_config: str) -> bytes:
     archive = Archive()
     archive.add("init", init, 0o755)
     for step, names in recipe.modules:

@@ -22,7 +22,6 @@ from guest.errors import ImageError
 from guest.image import build
 from guest.image.recipe import STOCK, Recipe
 
-Say = Callable[[str], None]
 MANIFEST = "manifest.json"
 UNFINISHED = ".building"
 NEEDED_BYTES = (
@@ -76,7 +75,9 @@ def cache_root() -> Path:
     return user_cache() / "images"
 
 
-def ensure(progress: Say | None = None, recipe: Recipe = STOCK, root: Path | None = None) -> GuestImage:
+def ensure(
+    progress: Callable[[str], None] | None = None, recipe: Recipe = STOCK, root: Path | None = None
+) -> GuestImage:
     """The image of `recipe`, built first if it is not in the cache. progress: called with the name of each step.
     Raises ImageError where it cannot be built: a missing program, no space, no network."""
     root = root or cache_root()
@@ -106,7 +107,7 @@ def prune(keep: frozenset[str] = frozenset({STOCK.hash}), root: Path | None = No
     return removed
 
 
-def _build(recipe: Recipe, root: Path, progress: Say) -> GuestImage:
+def _build(recipe: Recipe, root: Path, progress: Callable[[str], None]) -> GuestImage:
     """Build, write through, rename; the lock is ours, so anything unfinished is nobody's."""
     unfinished = root / UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -162,9 +163,10 @@ def _sync(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _lock(root: Path, progress: Say) -> Iterator[None]:
+def _lock(root: Path, progress: Callable[[str], None]) -> Iterator[None]:
     """Hold the cache against other builds. The programs that a build starts inherit the lock's file, so it stays held
-    while one of them outlives a killed builder."""
+    while one of them outlives a killed builder. That takes the file's descriptor, which the package filelock keeps to itself:
+    hence flock."""
     root.mkdir(parents=True, exist_ok=True)
     with (root / ".lock").open("w") as lock_file:
         os.set_inheritable(lock_file.fileno(), True)

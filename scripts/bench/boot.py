@@ -10,7 +10,8 @@ from functools import partial
 
 from arms import Bound, parser, report
 
-from emulation.machines import bed
+from emulation.machines.bed import booted
+from emulation.machines.launch import Options
 from emulation.machines.this_machine import this_machine
 from qemu_configs.bedfile import load
 
@@ -19,10 +20,10 @@ BOUNDS_S = {"direct": 9.0, "shared-pool": 14.0}
 
 def ready_s(name: str, accelerator: str) -> float:
     """Boot one bed, end it, and return what it took to be ready."""
-    options = bed.Options(accelerator=accelerator)
-    with bed.booted(load(name, this_machine()), f"bench-{name}", options, partial(print, file=sys.stderr)) as booted:
-        assert booted.record.ready_s is not None
-        return booted.record.ready_s
+    options = Options(accelerator=accelerator)
+    with booted(load(name, this_machine()), f"bench-{name}", options, partial(print, file=sys.stderr)) as bed:
+        assert bed.record.ready_s is not None
+        return bed.record.ready_s
 
 
 def main() -> int:

@@ -1,7 +1,6 @@
 """A bed's life as its users see it: up, status, exec, console, down, and every way in which it can be cut short."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -13,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from emulation.machines import bed as beds
-from emulation.machines import record as state
-from emulation.machines.hypervisor import EMBEDDED, Hypervisor
+from emulation.machines import hypervisor as hypervisors
+from emulation.machines import launch, ports
+from emulation.machines.hypervisor import EMBEDDED, Libvirt, emulator
+from emulation.machines.record import bed_folder
 from qemu_configs import bedfile
 from tests.vm.command import command, emulators_of, environment
 
@@ -143,16 +144,31 @@ IDLE_DOMAIN = """<domain type='qemu'><name>idle</name><uuid>{uuid}</uuid><memory
 <os><type arch='x86_64' machine='q35'>hvm</type></os><devices><emulator>{emulator}</emulator></devices></domain>"""
 
 
-def test_a_domain_whose_qemu_was_killed_is_not_said_to_run(state_folder):
-    hypervisor = Hypervisor(EMBEDDED, state_folder / "v")
+def test_a_qemu_that_libvirt_forgot_is_ended_by_its_domain_s_uuid(state_folder):
+    hypervisor = Libvirt(EMBEDDED, state_folder / "v")
     hypervisor.prepare()
     domain_uuid = str(uuid.uuid4())
     xml = state_folder / "idle.xml"
-    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=beds._emulator()))
+    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=emulator()))
+    hypervisor.start([xml])
+    hypervisor.end_strays([str(uuid.uuid4())])
+    assert len(list(hypervisors.emulators_of([domain_uuid]))) == 1
+    hypervisor.end_strays([domain_uuid])
+    assert list(hypervisors.emulators_of([domain_uuid])) == []
+    shutil.rmtree(hypervisor.root)
+
+
+def test_a_domain_whose_qemu_was_killed_is_not_said_to_run(state_folder):
+    hypervisor = Libvirt(EMBEDDED, state_folder / "v")
+    hypervisor.prepare()
+    domain_uuid = str(uuid.uuid4())
+    xml = state_folder / "idle.xml"
+    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=emulator()))
     hypervisor.start([xml])
     assert hypervisor.states(["idle"]) == {"idle": "running"}
-    os.kill(beds._emulator_pid(domain_uuid), signal.SIGKILL)
-    wait_until(lambda: beds._emulator_pid(domain_uuid) is None, "QEMU to end")
+    (process,) = hypervisors.emulators_of([domain_uuid])
+    process.kill()
+    wait_until(lambda: not list(hypervisors.emulators_of([domain_uuid])), "QEMU to end")
     assert hypervisor.states(["idle"]) == {}
     hypervisor.destroy(["idle"])
     shutil.rmtree(hypervisor.root)
@@ -177,25 +193,25 @@ def test_a_port_that_someone_takes_meanwhile_costs_a_new_try(monkeypatch, state_
         squatter.bind(("127.0.0.1", 0))
         squatter.listen()
         taken = squatter.getsockname()[1]
-        offers = iter([taken, *(beds._free_port(set()) for _ in range(3))])
-        monkeypatch.setattr(beds, "_free_port", lambda _taken: next(offers))
-        with beds.booted(bedfile.load("direct"), "squatted", beds.Options(), print) as bed:
+        offers = iter([taken, *(ports.free_ports(1)[0] for _ in range(3))])
+        monkeypatch.setattr(ports, "_unused_port", lambda: next(offers))
+        with beds.booted(bedfile.load("direct"), "squatted", launch.Options(), print) as bed:
             assert bed.record.hosts[0].ssh_port != taken
 
 
 def test_a_launch_that_qemu_refuses_carries_the_xml_and_qemus_words(monkeypatch, state_folder):
     monkeypatch.setenv("CXLBED_STATE_DIR", str(state_folder))
-    render = beds.render.domain_xml
+    render = launch.render.domain_xml
     nonsense = "<qemu:arg value='-device'/><qemu:arg value='nonsense-device'/></qemu:commandline>"
     monkeypatch.setattr(
-        beds.render, "domain_xml", lambda *arguments: render(*arguments).replace("</qemu:commandline>", nonsense)
+        launch.render, "domain_xml", lambda *arguments: render(*arguments).replace("</qemu:commandline>", nonsense)
     )
-    with pytest.raises(beds.LaunchError) as refused:
-        beds.up(bedfile.load("direct"), "refused", beds.Options(), print)
+    with pytest.raises(launch.LaunchError) as refused:
+        beds.up(bedfile.load("direct"), "refused", launch.Options(), print)
     said = str(refused.value)
     assert "'nonsense-device' is not a valid device model name" in said
     kept = Path(said.split("domain XML: ")[1].splitlines()[0])
     assert "nonsense-device" in kept.read_text()
     shutil.rmtree(kept.parent)
-    assert state.folder("refused").read() is None
+    assert bed_folder("refused").read() is None
     assert emulators_of(state_folder) == []

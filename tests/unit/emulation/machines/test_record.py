@@ -4,13 +4,15 @@ import fcntl
 import json
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
 from emulation.errors import InputError, MachineError
 from emulation.machines import bed as beds
-from emulation.machines import record as state
-from emulation.machines.record import BedRecord, HostRecord
+from emulation.machines.launch import Options
+from emulation.machines.record import BedRecord, HostRecord, bed_folder, bed_folders
 from qemu_configs import bedfile
 
 
@@ -36,7 +38,7 @@ def record(name, **changes):
 
 def left_behind(name, **changes):
     """The folder of a bed whose up was cut off before anything started."""
-    folder = state.folder(name)
+    folder = bed_folder(name)
     folder.path.mkdir()
     folder.write(record(name, **changes))
     return folder
@@ -49,48 +51,61 @@ def test_a_record_is_read_as_it_was_written():
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '{"name": "x", "hosts": [], "from_the_future": 1}'])
 def test_a_damaged_record_is_named_with_its_file(text):
     left_behind("x")
-    (state.folder("x").path / "bed.json").write_text(text)
+    (bed_folder("x").path / "bed.json").write_text(text)
     with pytest.raises(MachineError, match=r"bed 'x': .*bed.json is damaged or of another version"):
-        state.folder("x").read()
+        bed_folder("x").read()
     assert cxlbed("status").returncode == 3
 
 
 def test_down_all_ends_the_others_and_then_names_the_one_that_it_could_not_end():
     for name in ("a", "broken", "z"):
         left_behind(name)
-    (state.folder("broken").path / "bed.json").write_text("{")
+    (bed_folder("broken").path / "bed.json").write_text("{")
     ended = cxlbed("down", "--all")
     assert ended.returncode == 3
     assert "ended a, z, but:" in ended.stderr
     assert "bed 'broken'" in ended.stderr
-    assert [folder.path.name for folder in state.all_folders()] == ["broken"]
+    assert [folder.path.name for folder in bed_folders()] == ["broken"]
 
 
 def test_a_lock_goes_with_its_bed_and_stays_while_there_is_one(state_folder):
-    with state.folder("x").lock(1):
+    with bed_folder("x").lock(1):
         assert (state_folder / ".x.lock").exists()
     assert list(state_folder.iterdir()) == []
     left_behind("x")
-    with state.folder("x").lock(1):
+    with bed_folder("x").lock(1):
         pass
     assert (state_folder / ".x.lock").exists()
 
 
 def test_a_lock_that_another_has_is_waited_for_until_the_deadline():
     refused = pytest.raises(MachineError, match="another cxlbed has been at work on it")
-    with state.folder("x").lock(1), refused, state.folder("x").lock(0.2):
+    with bed_folder("x").lock(1), refused, bed_folder("x").lock(0.2):
         pass
 
 
 def test_a_lock_whose_file_was_removed_meanwhile_is_not_taken_for_the_bed_s(state_folder):
-    path = state_folder.parent / "lock"
+    state_folder.mkdir(mode=0o700)
+    path = state_folder / ".x.lock"
+    inside, leave = threading.Event(), threading.Event()
+
+    def wait_for_it():
+        with bed_folder("x").lock(20):
+            inside.set()
+            leave.wait(20)
+
     with path.open("w") as old:
         fcntl.flock(old, fcntl.LOCK_EX)
-        assert state._locked(path) is None
+        waiter = threading.Thread(target=wait_for_it)
+        waiter.start()
+        time.sleep(0.3)  # it has the old file open now
         path.unlink()
-        fresh = state._locked(path)
-    assert fresh is not None
-    fresh.close()
+    assert inside.wait(20)
+    refused = pytest.raises(MachineError, match="another cxlbed has been at work on it")
+    with refused, bed_folder("x").lock(0.2):
+        pass
+    leave.set()
+    waiter.join()
 
 
 def test_a_bed_that_is_not_ready_can_show_its_console_and_nothing_else():
@@ -147,5 +162,5 @@ def test_json_is_written_whole(tmp_path):
 
 def test_an_accelerator_that_is_none_is_refused():
     with pytest.raises(InputError, match="accelerator 'hvf': must be auto, kvm or tcg"):
-        beds.Options(accelerator="hvf")
+        Options(accelerator="hvf")
     assert cxlbed("up", "direct", "--accelerator", "hvf").returncode == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emulation.machines.bed import carried
+from emulation.machines.launch import carried
 from guest.agent.answer import Answer
 from guest.agent.protocol import Kind, Message, read_message, write_message
 from guest.agent.task import Task

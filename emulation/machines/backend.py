@@ -1,0 +1,26 @@
+"""Where beds get what they are made of: hypervisor, guest image, sessions. The one seam for tests and for other machines."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from emulation.machines.hypervisor import Hypervisor, Libvirt
+from emulation.say import Say
+from guest.image.cache import GuestImage, ensure
+from guest.session import Session
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Makers of a bed's parts.
+
+    hypervisor: of a libvirt URI and the folder that it may use; image: the guest image, which may have to be built;
+    session: of a host's port on 127.0.0.1, the bed's private key, its known_hosts file and the host's console file, which is
+    None where the console lies on another machine."""
+
+    hypervisor: Callable[[str, Path], Hypervisor] = Libvirt
+    image: Callable[[Say], GuestImage] = ensure
+    session: Callable[[int, Path, Path, Path | None], Session] = Session
+
+
+QEMU = Backend()
