@@ -172,9 +172,12 @@ class IncoherentStore(WrapperStore):
         """Put the dirty lines into memory, in any order; should memory raise, the rest stay dirty."""
         due = {line for lines in ranges for line in (np.flatnonzero(self._dirty[lines]) + lines.start).tolist()}
         for line in self._random.sample(sorted(due), len(due)):
-            start, stop = line * LINE_BYTES, min((line + 1) * LINE_BYTES, self.size_bytes)
-            self.store.write_bytes(start, self._bytes[start:stop])
-            self._dirty[line] = False
+            self._write_line(line)
+
+    def _write_line(self, line: int) -> None:
+        start, stop = line * LINE_BYTES, min((line + 1) * LINE_BYTES, self.size_bytes)
+        self.store.write_bytes(start, self._bytes[start:stop])
+        self._dirty[line] = False
 
     def _lines_view(self, lines: slice) -> ByteArray:
         return self._bytes[lines.start * LINE_BYTES : lines.stop * LINE_BYTES].reshape(-1, LINE_BYTES)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from sac_runtime.pool import lines
 from sac_runtime.pool.directory import ABSENT, _HashIndex
 from sac_runtime.pool.lines import ENTRY, MARK, STATE
+from tests.support.pool import Fleet, chain, geometry_of, put, require_readable
 
 
 def random_lines(dtype, count):
@@ -83,63 +84,63 @@ def test_a_hash_published_and_retired_again_and_again_stays_as_easy_to_find():
     assert index._num_used == 8
 
 
-def test_a_block_outlives_many_turns_of_the_journal(kit, bed):
+def test_a_block_outlives_many_turns_of_the_journal(fleet):
     """The ring has 24 slots; each round writes four entries."""
-    kept = kit.chain(0, 2, bed.geometry)
-    kit.put(bed.pools[0], kept)
+    kept = chain(0, 2, fleet.geometry)
+    put(fleet.pools[0], kept)
     for request in range(1, 40):
-        bed.pools[0].retire(kit.put(bed.pools[0], kit.chain(request, 2, bed.geometry)))
+        fleet.pools[0].retire(put(fleet.pools[0], chain(request, 2, fleet.geometry)))
         if request % 7 == 0:
-            kit.require_readable(bed.pools[1], kept)
-    assert bed.pools[0]._journal.head > 5 * bed.geometry.journal_slots
-    kit.require_readable(bed.pools[1], kept)
-    bed.pools[0].close()
-    kit.require_readable(bed.open(0), kept)
-    assert bed.pools[0].num_published == bed.pools[1].num_published == 2
+            require_readable(fleet.pools[1], kept)
+    assert fleet.pools[0]._journal.head > 5 * fleet.geometry.journal_slots
+    require_readable(fleet.pools[1], kept)
+    fleet.pools[0].close()
+    require_readable(fleet.open(0), kept)
+    assert fleet.pools[0].num_published == fleet.pools[1].num_published == 2
 
 
 @pytest.mark.parametrize("rounds", range(5, 25))
-def test_a_reader_that_was_lapped_reads_the_journal_anew(kit, rounds):
-    bed = kit.Bed()
-    kept = kit.chain(0, 2, bed.geometry)
-    kit.put(bed.pools[0], kept)
-    kit.require_readable(bed.pools[1], kept)
-    gone = [kit.chain(request, 2, bed.geometry) for request in range(1, rounds)]
+def test_a_reader_that_was_lapped_reads_the_journal_anew(rounds):
+    fleet = Fleet()
+    kept = chain(0, 2, fleet.geometry)
+    put(fleet.pools[0], kept)
+    require_readable(fleet.pools[1], kept)
+    gone = [chain(request, 2, fleet.geometry) for request in range(1, rounds)]
     for hashes in gone:
-        bed.pools[0].retire(kit.put(bed.pools[0], hashes))
-    last = kit.chain(1000, 3, bed.geometry)
-    kit.put(bed.pools[0], last)
+        fleet.pools[0].retire(put(fleet.pools[0], hashes))
+    last = chain(1000, 3, fleet.geometry)
+    put(fleet.pools[0], last)
     for hashes in (kept, last):
-        kit.require_readable(bed.pools[1], hashes)
-    assert (bed.pools[1].lookup(np.concatenate(gone)) == ABSENT).all()
-    assert bed.pools[1].num_published == 5
-    assert bed.pools[1].num_torn_entries == 0
+        require_readable(fleet.pools[1], hashes)
+    assert (fleet.pools[1].lookup(np.concatenate(gone)) == ABSENT).all()
+    assert fleet.pools[1].num_published == 5
+    assert fleet.pools[1].num_torn_entries == 0
 
 
 @pytest.mark.parametrize("word", range(8))
-def test_a_torn_entry_is_passed_over_and_counted(kit, bed, word):
-    hashes = kit.chain(1, 3, bed.geometry)
-    kit.put(bed.pools[0], hashes)
-    offset = bed.geometry.journal_offset(0) + 2 * 64 + 8 * word  # sequence 2, the second entry
+def test_a_torn_entry_is_passed_over_and_counted(fleet, word):
+    hashes = chain(1, 3, fleet.geometry)
+    put(fleet.pools[0], hashes)
+    offset = fleet.geometry.journal_offset(0) + 2 * 64 + 8 * word  # sequence 2, the second entry
     garbage = np.full(8, 0xA5, np.uint8)
-    bed.memory.write_bytes(offset, garbage)
-    with bed.pools[1].lease() as lease:
+    fleet.memory.write_bytes(offset, garbage)
+    with fleet.pools[1].lease() as lease:
         assert [found != ABSENT for found in lease.lookup(hashes).tolist()] == [True, False, True]
-    assert bed.pools[1].num_torn_entries == 1
+    assert fleet.pools[1].num_torn_entries == 1
 
 
-def test_one_commit_of_many_blocks_shows_whole_batches_only(kit):
-    geometry = kit.geometry_of(blocks_per_host=20, block_tokens=1, num_layers=1)
-    bed = kit.Bed(geometry)
-    hashes = kit.chain(1, 20, geometry)
-    blocks = bed.pools[0].allocate(20)
+def test_one_commit_of_many_blocks_shows_whole_batches_only():
+    geometry = geometry_of(blocks_per_host=20, block_tokens=1, num_layers=1)
+    fleet = Fleet(geometry)
+    hashes = chain(1, 20, geometry)
+    blocks = fleet.pools[0].allocate(20)
     seen = []
-    commit = bed.pools[0]._journal._commit
-    bed.pools[0]._journal._commit = lambda entries, head: (
+    commit = fleet.pools[0]._journal._commit
+    fleet.pools[0]._journal._commit = lambda entries, head: (
         commit(entries, head),
-        seen.append(bed.pools[1].lookup(hashes)),
+        seen.append(fleet.pools[1].lookup(hashes)),
     )
-    bed.pools[0].publish(blocks, hashes)
+    fleet.pools[0].publish(blocks, hashes)
     counts = [int((found != ABSENT).sum()) for found in seen]
     assert counts == [20]
     assert geometry.batch_entries == 20

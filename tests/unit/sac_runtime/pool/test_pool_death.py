@@ -7,16 +7,25 @@ do."""
 import numpy as np
 import pytest
 
+from emulation.faults.schedule import HostDeath
 from emulation.stores.incoherent import IncoherentStore
 from sac_runtime.errors import FencedError
 from sac_runtime.pool import format as pool_format
 from sac_runtime.rows.layout import LINE_BYTES, KvLayout
+from tests.support.pool import (
+    PATIENCE_S,
+    Fleet,
+    chain,
+    contents,
+    create,
+    geometry_of,
+    memory_for,
+    put,
+    read,
+    require_old_pool_or_new_or_none,
+)
 
 REQUESTS = range(1, 8)
-
-
-class HostDied(BaseException):
-    """Not an Exception: nothing in the runtime may catch it."""
 
 
 class MortalStore:
@@ -65,14 +74,14 @@ class MortalStore:
 
     def _die_if_due(self):
         if self._dies_at is not None and self.steps >= self._dies_at:
-            raise HostDied
+            raise HostDeath
 
 
 class Life:
     """What a host does before it dies, and what it was told was done."""
 
-    def __init__(self, kit, geometry):
-        self._kit, self._geometry = kit, geometry
+    def __init__(self, geometry):
+        self._geometry = geometry
         self.published, self.retiring, self.retired = [], [], []
 
     def live(self, pool):
@@ -88,10 +97,10 @@ class Life:
         pool.close()
 
     def _chain(self, request, num_blocks):
-        return self._kit.chain(request, num_blocks, self._geometry)
+        return chain(request, num_blocks, self._geometry)
 
     def _put(self, pool, request, num_blocks):
-        self._kit.put(pool, self._chain(request, num_blocks))
+        put(pool, self._chain(request, num_blocks))
         self.published.append(request)
 
     def _retire(self, pool, request):
@@ -104,149 +113,149 @@ class Life:
         hashes = np.concatenate([self._chain(request, 1) for request in REQUESTS])
         with pool.lease() as lease:
             found = lease.lookup(hashes) >= 0
-            seen = self._kit.read(pool, lease.lookup(hashes)[found])
-        assert (seen == self._kit.contents(hashes[found], self._geometry)).all()
+            seen = read(pool, lease.lookup(hashes)[found])
+        assert (seen == contents(hashes[found], self._geometry)).all()
         for request, is_found in zip(REQUESTS, found, strict=True):
             assert is_found or request not in self.published or request in self.retiring, f"request {request} is lost"
             assert not is_found or request not in self.retired, f"request {request} was retired and is found"
 
 
-def bed_and_steps(kit):
-    geometry = kit.geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
-    bed = kit.Bed(geometry)
-    bed.pools[0].close()
-    counting = MortalStore(bed.stores[0])
-    Life(kit, geometry).live(bed.open(0, counting))
-    assert bed.pools[0]._journal.head > geometry.journal_slots
+def fleet_and_steps():
+    geometry = geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
+    fleet = Fleet(geometry)
+    fleet.pools[0].close()
+    counting = MortalStore(fleet.stores[0])
+    Life(geometry).live(fleet.open(0, counting))
+    assert fleet.pools[0]._journal.head > geometry.journal_slots
     return geometry, counting.steps
 
 
 @pytest.mark.parametrize("aftermath", ["power lost", "lines written back"])
-def test_a_host_may_die_before_any_step_of_its_life(kit, aftermath):
-    geometry, num_steps = bed_and_steps(kit)
+def test_a_host_may_die_before_any_step_of_its_life(aftermath):
+    geometry, num_steps = fleet_and_steps()
     for dies_at in range(num_steps):
-        bed = kit.Bed(geometry)
-        bed.pools[0].close()
-        life = Life(kit, geometry)
-        with pytest.raises(HostDied):
-            life.live(bed.open(0, MortalStore(bed.stores[0], dies_at)))
-        require_kept_after_death(bed, life, aftermath)
+        fleet = Fleet(geometry)
+        fleet.pools[0].close()
+        life = Life(geometry)
+        with pytest.raises(HostDeath):
+            life.live(fleet.open(0, MortalStore(fleet.stores[0], dies_at)))
+        require_kept_after_death(fleet, life, aftermath)
 
 
 @pytest.mark.parametrize("aftermath", ["power lost", "lines written back"])
-def test_a_host_may_die_between_two_lines_that_its_cache_writes(kit, aftermath):
+def test_a_host_may_die_between_two_lines_that_its_cache_writes(aftermath):
     """In any order, some of them before their fence."""
     rows = KvLayout.bf16(latent=48, rope=16)  # of two lines each
-    geometry = kit.geometry_of(rows, num_layers=1, block_tokens=1, blocks_per_host=3)
+    geometry = geometry_of(rows, num_layers=1, block_tokens=1, blocks_per_host=3)
     for line in range(1000):
-        bed = kit.Bed(geometry)
-        bed.pools[0].close()
-        memory = MortalStore(bed.memory, line * LINE_BYTES // 8)
-        bed.stores[0] = IncoherentStore(memory, seed=line, flush_early=line % 2 / 2)
-        life = Life(kit, geometry)
+        fleet = Fleet(geometry)
+        fleet.pools[0].close()
+        memory = MortalStore(fleet.memory, line * LINE_BYTES // 8)
+        fleet.stores[0] = IncoherentStore(memory, seed=line, flush_early=line % 2 / 2)
+        life = Life(geometry)
         try:
-            life.live(bed.open(0))
+            life.live(fleet.open(0))
             break
-        except HostDied:
+        except HostDeath:
             memory.survives()
-        require_kept_after_death(bed, life, aftermath)
+        require_kept_after_death(fleet, life, aftermath)
     assert 50 < line < 999
 
 
-def require_kept_after_death(bed, life, aftermath):
+def require_kept_after_death(fleet, life, aftermath):
     if aftermath == "lines written back":
-        bed.stores[0].write_back_everything()
-    bed.stores[0].lose_cache()
+        fleet.stores[0].write_back_everything()
+    fleet.stores[0].lose_cache()
 
-    life.require_kept(bed.pools[1])
-    successor = bed.open(0)
+    life.require_kept(fleet.pools[1])
+    successor = fleet.open(0)
     life.require_kept(successor)
     kept = successor.num_published
     assert len(successor.allocate(3 - kept)) == 3 - kept, "blocks were lost"
-    life.require_kept(bed.pools[1])
+    life.require_kept(fleet.pools[1])
 
 
-def test_a_host_may_die_again_while_it_takes_over(kit):
-    geometry, num_steps = bed_and_steps(kit)
+def test_a_host_may_die_again_while_it_takes_over():
+    geometry, num_steps = fleet_and_steps()
     for dies_at in range(0, num_steps, 25):
-        bed = kit.Bed(geometry)
-        bed.pools[0].close()
-        life = Life(kit, geometry)
-        with pytest.raises(HostDied):
-            life.live(bed.open(0, MortalStore(bed.stores[0], dies_at)))
+        fleet = Fleet(geometry)
+        fleet.pools[0].close()
+        life = Life(geometry)
+        with pytest.raises(HostDeath):
+            life.live(fleet.open(0, MortalStore(fleet.stores[0], dies_at)))
         for dies_again_at in range(100):
-            bed.stores[0].lose_cache()
+            fleet.stores[0].lose_cache()
             try:
-                bed.open(0, MortalStore(bed.stores[0], dies_again_at))
-            except HostDied:
+                fleet.open(0, MortalStore(fleet.stores[0], dies_again_at))
+            except HostDeath:
                 continue
             break
         else:
             pytest.fail("never came to life")
-        life.require_kept(bed.open(0))
-        life.require_kept(bed.pools[1])
+        life.require_kept(fleet.open(0))
+        life.require_kept(fleet.pools[1])
 
 
-def test_a_creator_may_die_before_any_step_and_leaves_a_whole_pool_or_none(kit):
-    geometry = kit.geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
-    old = kit.chain(1, 2, geometry)
+def test_a_creator_may_die_before_any_step_and_leaves_a_whole_pool_or_none():
+    geometry = geometry_of(num_layers=1, block_tokens=1, blocks_per_host=3)
+    old = chain(1, 2, geometry)
     whole = 0
     for before in (False, True):
         for dies_at in range(1000):
-            memory = kit.memory_for(geometry)
+            memory = memory_for(geometry)
             old_id = None
             if before:
-                kit.put(kit.create(memory, geometry), old)
+                put(create(memory, geometry), old)
                 old_id = pool_format.read_superblock(memory)[1]
             host = IncoherentStore(memory)
             try:
-                kit.create(MortalStore(host, dies_at), geometry, replace=True)
+                create(MortalStore(host, dies_at), geometry, replace=True)
                 break
-            except HostDied:
+            except HostDeath:
                 host.lose_cache()
             whole += pool_format.holds_pool(memory)
-            kit.require_old_pool_or_new_or_none(memory, old_id, old)
+            require_old_pool_or_new_or_none(memory, old_id, old)
         else:
             pytest.fail("never created")
     assert whole > 0
 
 
-def test_a_fencer_may_die_before_any_step(kit):
+def test_a_fencer_may_die_before_any_step():
     """Either nobody sees the mark and nothing was reused, or all see it."""
     for dies_at in range(1000):
-        bed = kit.Bed(kit.geometry_of(num_hosts=3, num_layers=1, block_tokens=1, blocks_per_host=3))
-        hashes = kit.chain(1, 3, bed.geometry)
-        bed.pools[0].close()
-        store = MortalStore(bed.stores[0])
-        fencer = bed.open(0, store)
-        blocks = kit.put(fencer, hashes)
-        lease = bed.pools[1].lease()
+        fleet = Fleet(geometry_of(num_hosts=3, num_layers=1, block_tokens=1, blocks_per_host=3))
+        hashes = chain(1, 3, fleet.geometry)
+        fleet.pools[0].close()
+        store = MortalStore(fleet.stores[0])
+        fencer = fleet.open(0, store)
+        blocks = put(fencer, hashes)
+        lease = fleet.pools[1].lease()
         lease.__enter__().prefix(hashes)
         fencer.retire(blocks)
         fencer.refresh()
-        bed.watch.sleep(kit.PATIENCE_S)
+        fleet.watch.sleep(PATIENCE_S)
         store._dies_at = store.steps + dies_at
         try:
-            kit.put(fencer, kit.chain(2, 3, bed.geometry))
-        except HostDied:
-            bed.stores[0].write_back_everything()
-        fenced = bool(bed.pools[2]._hosts.look().fenced[1])
-        seen = kit.read(bed.pools[1], blocks)
+            put(fencer, chain(2, 3, fleet.geometry))
+        except HostDeath:
+            fleet.stores[0].write_back_everything()
+        fenced = bool(fleet.pools[2]._hosts.look().fenced[1])
+        seen = read(fleet.pools[1], blocks)
         if fenced:
             with pytest.raises(FencedError):
                 lease.__exit__(None, None, None)
         else:
             lease.__exit__(None, None, None)
-            assert (seen == kit.contents(hashes, bed.geometry)).all()
+            assert (seen == contents(hashes, fleet.geometry)).all()
         if store.steps < store._dies_at:
             return
     pytest.fail("never done")
 
 
-def test_steps_are_counted_down_to_the_word(kit):
-    memory = kit.memory_for(kit.geometry_of())
+def test_steps_are_counted_down_to_the_word():
+    memory = memory_for(geometry_of())
     store = MortalStore(memory, dies_at=3)
-    with pytest.raises(HostDied):
+    with pytest.raises(HostDeath):
         store.write_bytes(0, np.full(64, 7, np.uint8))
     out = np.empty(64, np.uint8)
     memory.read_bytes(0, out)

@@ -8,21 +8,22 @@ from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.pool.format import PoolGeometry, read_superblock
 from sac_runtime.pool.pool import Pool
 from sac_runtime.rows.layout import KvLayout, Quantiser
+from tests.support.pool import chain, create, geometry_of, memory_for, put
 
 SUPERBLOCK_BYTES = 192
 
 
 @pytest.fixture
-def shared(kit, tmp_path):
+def shared(tmp_path):
     """Opens one file, in which there is a pool, with any layout and offset."""
-    geometry = kit.geometry_of()
+    geometry = geometry_of()
     path = tmp_path / "pool"
 
     def open_as(layout=geometry.layout, num_rows=None, metadata_bytes=geometry.metadata_bytes):
         return MappedStore.shared(path, layout=layout, num_rows=num_rows, metadata_bytes=metadata_bytes)
 
     with open_as(num_rows=geometry.num_rows) as store:
-        kit.create(store, geometry).close()
+        create(store, geometry).close()
     return open_as
 
 
@@ -30,14 +31,14 @@ def poke(store, offset, value):
     store.write_bytes(offset, np.frombuffer(value, np.uint8))
 
 
-def test_a_pool_opens_with_the_geometry_that_it_was_created_with(kit, shared):
-    with shared() as store, Pool.open(store, host=1, expected=kit.geometry_of()) as pool:
-        assert pool.geometry == kit.geometry_of()
+def test_a_pool_opens_with_the_geometry_that_it_was_created_with(shared):
+    with shared() as store, Pool.open(store, host=1, expected=geometry_of()) as pool:
+        assert pool.geometry == geometry_of()
 
 
-def test_empty_memory_is_no_pool(kit):
+def test_empty_memory_is_no_pool():
     with pytest.raises(PoolFormatError, match=r"magic=b'\\x00.*a pool has b'SACPOOL\\x00'.*create one"):
-        Pool.open(kit.memory_for(kit.geometry_of()), host=0)
+        Pool.open(memory_for(geometry_of()), host=0)
 
 
 def test_another_version_is_refused_with_both_named(shared):
@@ -73,16 +74,16 @@ def test_another_row_format_is_refused_with_both_named(shared, layout, named):
         Pool.open(store, host=0)
 
 
-def test_another_metadata_region_is_refused_with_both_named(kit, shared):
-    offset = kit.geometry_of().metadata_bytes
+def test_another_metadata_region_is_refused_with_both_named(shared):
+    offset = geometry_of().metadata_bytes
     named = f"the pool has rows_offset={offset}; this store has rows_offset={offset + 4096}"
     with shared(metadata_bytes=offset + 4096) as store, pytest.raises(PoolFormatError, match=named):
         Pool.open(store, host=0)
 
 
-def test_another_geometry_than_expected_is_refused_with_both_named(kit, shared):
+def test_another_geometry_than_expected_is_refused_with_both_named(shared):
     with shared() as store, pytest.raises(PoolFormatError, match="the pool has num_layers=2; expected num_layers=61"):
-        Pool.open(store, host=0, expected=kit.geometry_of(num_layers=61))
+        Pool.open(store, host=0, expected=geometry_of(num_layers=61))
 
 
 def test_a_host_that_the_pool_has_no_place_for_is_refused(shared):
@@ -90,38 +91,38 @@ def test_a_host_that_the_pool_has_no_place_for_is_refused(shared):
         Pool.open(store, host=2)
 
 
-def test_creating_over_a_pool_needs_to_be_asked_for(kit, shared):
+def test_creating_over_a_pool_needs_to_be_asked_for(shared):
     with shared() as store:
         with pytest.raises(PoolFormatError, match="replace=True"):
-            kit.create(store, kit.geometry_of())
-        kit.create(store, kit.geometry_of(num_layers=1), replace=True)
+            create(store, geometry_of())
+        create(store, geometry_of(num_layers=1), replace=True)
         assert read_superblock(store)[0].num_layers == 1
 
 
-def test_a_new_pool_takes_nothing_over_from_the_one_that_it_replaces(kit):
-    geometry = kit.geometry_of()
-    with kit.memory_for(geometry) as store:
-        hashes = kit.chain(1, 4, geometry)
-        kit.put(kit.create(store, geometry), hashes)
-        pool = kit.create(store, geometry, replace=True)
+def test_a_new_pool_takes_nothing_over_from_the_one_that_it_replaces():
+    geometry = geometry_of()
+    with memory_for(geometry) as store:
+        hashes = chain(1, 4, geometry)
+        put(create(store, geometry), hashes)
+        pool = create(store, geometry, replace=True)
         assert pool.num_free == geometry.blocks_per_host
-        kit.put(pool, kit.chain(2, 1, geometry))
+        put(pool, chain(2, 1, geometry))
         assert pool.lookup(hashes).tolist() == [-1] * 4
 
 
-def test_a_store_too_small_for_a_pool_is_refused_by_what_is_missing(kit):
-    geometry = kit.geometry_of()
+def test_a_store_too_small_for_a_pool_is_refused_by_what_is_missing():
+    geometry = geometry_of()
     few_rows = MappedStore.anonymous(geometry.layout, geometry.num_rows - 1, False, geometry.metadata_bytes)
     with pytest.raises(GeometryError, match=f"num_rows={geometry.num_rows - 1}, the pool needs {geometry.num_rows}"):
-        kit.create(few_rows, geometry)
+        create(few_rows, geometry)
     no_metadata = MappedStore.anonymous(geometry.layout, geometry.num_rows, False)
     with pytest.raises(GeometryError, match=f"is 0 bytes, the pool needs {geometry.metadata_bytes}"):
-        kit.create(no_metadata, geometry)
+        create(no_metadata, geometry)
 
 
-def test_by_default_a_pool_takes_all_rows_of_its_store(kit):
-    geometry = kit.geometry_of(blocks_per_host=9)
-    with kit.memory_for(geometry) as store:
+def test_by_default_a_pool_takes_all_rows_of_its_store():
+    geometry = geometry_of(blocks_per_host=9)
+    with memory_for(geometry) as store:
         assert Pool.create(store, host=0, num_hosts=2, num_layers=2, block_tokens=2).geometry == geometry
 
 
@@ -134,9 +135,9 @@ def test_blocks_that_would_share_a_line_are_refused():
     ("field", "value"),
     [("num_hosts", 0), ("num_hosts", 65), ("num_layers", 0), ("block_tokens", 65536), ("index_key_bytes", -1)],
 )
-def test_a_field_out_of_bounds_is_named(kit, field, value):
+def test_a_field_out_of_bounds_is_named(field, value):
     with pytest.raises(GeometryError, match=f"{field}={value}"):
-        kit.geometry_of(**{field: value})
+        geometry_of(**{field: value})
 
 
 @pytest.mark.parametrize("size_bytes", [1 << 20, 10_000_001, 256 << 20, 3 << 30])
@@ -154,8 +155,8 @@ def test_a_memory_too_small_for_one_block_is_refused():
         PoolGeometry.fitting(1 << 20, KvLayout.bf16(), num_hosts=1, num_layers=61, block_tokens=64)
 
 
-def test_no_two_parts_of_a_pool_overlap(kit):
-    geometry = kit.geometry_of(num_hosts=5, blocks_per_host=7)
+def test_no_two_parts_of_a_pool_overlap():
+    geometry = geometry_of(num_hosts=5, blocks_per_host=7)
     lines = [*range(0, SUPERBLOCK_BYTES, 64)]
     for host in range(5):
         lines += [geometry.state_offset(host, 0), geometry.state_offset(host, 1)]

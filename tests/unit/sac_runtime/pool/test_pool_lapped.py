@@ -9,6 +9,7 @@ from emulation.stores.incoherent import IncoherentStore
 from sac_runtime.errors import FencedError, SacError
 from sac_runtime.pool.directory import _HashIndex
 from sac_runtime.pool.pool import Pool
+from tests.support.pool import Fleet, chain, geometry_of, put, require_readable
 
 
 class HookedStore(IncoherentStore):
@@ -26,21 +27,21 @@ class HookedStore(IncoherentStore):
 
 @pytest.mark.parametrize("by_line", [True, False], ids=["between-lines", "between-reads"])
 @pytest.mark.parametrize("lag", [9, 12, 15])
-def test_a_reader_that_is_lapped_once_more_while_it_reads_anew_finds_nothing_retired(kit, lag, by_line):
+def test_a_reader_that_is_lapped_once_more_while_it_reads_anew_finds_nothing_retired(lag, by_line):
     """A tombstone that was overwritten before it was read must not leave its block published in that reader."""
     for read_number in range(1, 14 if by_line else 5):
         for cycles in (2, 3, 5):
-            bed = kit.Bed(kit.geometry_of(num_layers=1, block_tokens=1, blocks_per_host=4), wrap=HookedStore)
-            (owner, reader), geometry = bed.pools.values(), bed.geometry
+            fleet = Fleet(geometry_of(num_layers=1, block_tokens=1, blocks_per_host=4), wrap=HookedStore)
+            (owner, reader), geometry = fleet.pools.values(), fleet.geometry
             requests = iter(range(1000))
 
             def publish_and_retire(times, owner=owner, requests=requests, geometry=geometry):
                 for _ in range(times):
-                    owner.retire(kit.put(owner, kit.chain(next(requests), 1, geometry)))
+                    owner.retire(put(owner, chain(next(requests), 1, geometry)))
 
             publish_and_retire(lag)
-            hashes = kit.chain(5000, 1, geometry)
-            block = kit.put(owner, hashes)
+            hashes = chain(5000, 1, geometry)
+            block = put(owner, hashes)
             owner.retire(block)
             taken = owner.allocate(4)
             owner.free(taken[taken != block[0]])  # the block is held again, and about to be written
@@ -52,9 +53,9 @@ def test_a_reader_that_is_lapped_once_more_while_it_reads_anew_finds_nothing_ret
                 if offset in journal and next(seen) == when:
                     act(times)
 
-            bed.stores[1].hook, bed.stores[1].by_line = hook, by_line
+            fleet.stores[1].hook, fleet.stores[1].by_line = hook, by_line
             with reader.lease() as lease:
-                bed.stores[1].hook = None
+                fleet.stores[1].hook = None
                 assert lease.lookup(hashes).tolist() == [-1], (read_number, cycles)
 
 
@@ -96,17 +97,17 @@ class AlternatingStore(IncoherentStore):
         super().write_bytes(offset, values)
 
 
-def test_of_two_processes_that_open_one_host_at_once_only_one_publishes(kit):
-    bed = kit.Bed(kit.geometry_of(num_layers=1, block_tokens=1))
-    bed.pools[0].close()
+def test_of_two_processes_that_open_one_host_at_once_only_one_publishes():
+    fleet = Fleet(geometry_of(num_layers=1, block_tokens=1))
+    fleet.pools[0].close()
     alternation, outcomes = Alternation(), {}
 
     def open_and_put(own):
-        store = AlternatingStore(bed.memory, alternation, own)
-        hashes = kit.chain(own, 1, bed.geometry)
+        store = AlternatingStore(fleet.memory, alternation, own)
+        hashes = chain(own, 1, fleet.geometry)
         try:
-            pool = Pool.open(store, host=0, clock_ns=bed.watch)
-            outcomes[own] = kit.put(pool, hashes).tolist()
+            pool = Pool.open(store, host=0, clock_ns=fleet.watch)
+            outcomes[own] = put(pool, hashes).tolist()
         except SacError as error:
             outcomes[own] = error
         finally:
@@ -119,8 +120,8 @@ def test_of_two_processes_that_open_one_host_at_once_only_one_publishes(kit):
         thread.join(timeout=60)
     (loser,) = [own for own, outcome in outcomes.items() if isinstance(outcome, FencedError)]
     assert "was replaced by another process" in str(outcomes[loser])
-    kit.require_readable(bed.pools[1], kit.chain(1 - loser, 1, bed.geometry))
-    assert bed.pools[1].lookup(kit.chain(loser, 1, bed.geometry)).tolist() == [-1]
+    require_readable(fleet.pools[1], chain(1 - loser, 1, fleet.geometry))
+    assert fleet.pools[1].lookup(chain(loser, 1, fleet.geometry)).tolist() == [-1]
 
 
 def test_an_index_forgets_places_of_the_larger_table_that_it_had():

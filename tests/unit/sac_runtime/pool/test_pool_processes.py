@@ -16,6 +16,7 @@ from sac_runtime.pool.block_hash import chain_hashes
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.pool import Pool
 from sac_runtime.rows.layout import KvLayout
+from tests.support.pool import contents, create, put, read
 
 GEOMETRY = PoolGeometry(KvLayout.fp8(), num_hosts=2, num_layers=3, block_tokens=4, blocks_per_host=8)
 
@@ -81,10 +82,10 @@ class Writer:
 
 
 @pytest.fixture
-def path(kit, tmp_path):
+def path(tmp_path):
     path = tmp_path / "pool"
     with open_store(path) as store:
-        kit.create(store, GEOMETRY).close()
+        create(store, GEOMETRY).close()
     return path
 
 
@@ -101,8 +102,8 @@ def hashes_of(request):
 class Reader:
     """Host 1 in this process. On a busy machine it may be fenced off for its silence: then it comes back, and reads again."""
 
-    def __init__(self, kit, store):
-        self._kit, self._store = kit, store
+    def __init__(self, store):
+        self._store = store
         self.pool = Pool.open(store, host=1)
 
     def read_once(self, request):
@@ -110,13 +111,13 @@ class Reader:
         try:
             with self.pool.lease() as lease:
                 blocks = lease.prefix(hashes_of(request))
-                first = self._kit.read(self.pool, blocks)
+                first = read(self.pool, blocks)
                 time.sleep(random.random() * 0.002)
-                second = self._kit.read(self.pool, blocks)
+                second = read(self.pool, blocks)
         except FencedError:
             self.pool = Pool.open(self._store, host=1)
             return self.read_once(request)
-        wanted = self._kit.contents(hashes_of(request)[: len(blocks)], GEOMETRY)
+        wanted = contents(hashes_of(request)[: len(blocks)], GEOMETRY)
         assert (first == wanted).all()
         assert (second == wanted).all()
         return len(blocks)
@@ -130,9 +131,9 @@ class Reader:
         return num_read
 
 
-def test_a_process_reads_right_while_another_publishes_and_retires(kit, path):
+def test_a_process_reads_right_while_another_publishes_and_retires(path):
     with open_store(path) as store:
-        reader, writer = Reader(kit, store), Writer(path, 0)
+        reader, writer = Reader(store), Writer(path, 0)
         try:
             num_read = reader.read_for(writer, seconds=1.5)
         finally:
@@ -142,10 +143,10 @@ def test_a_process_reads_right_while_another_publishes_and_retires(kit, path):
         assert reader.pool.num_torn_entries == 0
 
 
-def test_a_process_killed_at_random_loses_nothing_that_it_had_published(kit, path):
+def test_a_process_killed_at_random_loses_nothing_that_it_had_published(path):
     request = 0
     with open_store(path) as store:
-        reader = Reader(kit, store)
+        reader = Reader(store)
         for seed in range(8):
             writer = Writer(path, request)
             try:
@@ -158,7 +159,7 @@ def test_a_process_killed_at_random_loses_nothing_that_it_had_published(kit, pat
         assert reader.pool.num_torn_entries == 0
 
 
-def test_a_prompt_computed_in_one_process_is_found_in_another(kit, path):
+def test_a_prompt_computed_in_one_process_is_found_in_another(path):
     """Written here, found by a process that knows nothing but the file and the tokens."""
     code = (
         "import sys, numpy as np\n"
@@ -174,6 +175,6 @@ def test_a_prompt_computed_in_one_process_is_found_in_another(kit, path):
         "sys.stdout.buffer.write(out.tobytes())\n"
     )
     with open_store(path) as store, Pool.open(store, host=0) as pool:
-        kit.put(pool, hashes_of(7))
+        put(pool, hashes_of(7))
         seen = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True).stdout
-    assert seen == kit.contents(hashes_of(7), GEOMETRY)[2].tobytes()
+    assert seen == contents(hashes_of(7), GEOMETRY)[2].tobytes()

@@ -1,0 +1,1 @@
+"""A package, so that a dependency that installs its own tests as the package `tests` cannot take the name."""
