@@ -173,7 +173,7 @@ class MappedStore:
         require_writable("buffer", buffer)
         if slots.shape != rows.shape:
             raise GeometryError(
-                f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot a row"
+                f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot per row"
             )
         return self._move(self._gather(rows), rows, buffer, slots)
 
