@@ -163,7 +163,9 @@ def chase_error(rounds: int) -> list[Reading]:
                     found[name] += times
     for name, kept in found.items():
         wanted = load_profile(name).read_latency_ns
-        print(f"{name}: {median(kept):.1f} ns per read, wanted {wanted}, {len(kept)} chains of {CHASE_READS} undisturbed")
+        print(
+            f"{name}: {median(kept):.1f} ns per read, wanted {wanted}, {len(kept)} chains of {CHASE_READS} undisturbed"
+        )
         readings.append(Reading(f"dependent chase at {wanted} ns, error", abs(median(kept) / wanted - 1), 0.05))
     print(f"reads too slow for the profile: {idle.clock.error.num_late} of {idle.num_kept * CHASE_READS}")
     return readings
