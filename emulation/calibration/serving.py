@@ -73,7 +73,7 @@ def serve_cell(tier: str, context_tokens: int, round_number: int, costs: EngineC
     """(tokens per second, mean TBT in ms, mean TTFT in s) of one cell, as the paper ran it."""
     workload = ClosedLoop(NUM_PROMPTS, CONCURRENCY[round_number], context_tokens, OUTPUT_LEN, round_number)
     figures = simulate(ClusterSpec(tier, costs=costs), workload).recorder.summary()
-    return figures["output_throughput"], figures["mean_tpot_ms"], figures["mean_ttft_ms"] / 1e3
+    return figures.output_throughput, figures.tpot_ms.mean, figures.ttft_ms.mean / 1e3
 
 
 def headline_points(fig10: Sequence[Point]) -> list[Point]:

@@ -124,12 +124,13 @@ class _Source:
 
 def _list(json: Path | None) -> None:
     """Show every profile; as JSON with all figures and their sources."""
+    from emulation.latency.records import ProfilesDocument
     from emulation.report.tables import make_table
     from emulation.timing.profile import load_profile
     from emulation.timing.profile_folders import profile_names
 
     profiles = [load_profile(name) for name in profile_names()]
-    write_json(json, {"profiles": [asdict(one) for one in profiles]})
+    write_json(json, asdict(ProfilesDocument(profiles)))
     columns = ["profile", "tier", "read by", "latency ns", "device GB/s", "summary"]
     rows = [
         (p.name, p.tier, p.read_by, p.read_latency_ns, p.num_devices * p.device.read_bytes_per_ns, p.summary)
@@ -141,10 +142,11 @@ def _list(json: Path | None) -> None:
 
 def _entries(profiles: "list[Profile]", counts: list[int], rows: Rows, plot: Path | None, json: Path | None) -> None:
     from emulation.latency.modelled import entry_times
+    from emulation.latency.records import EntryDocument
     from emulation.report.tables import make_table
 
     times = entry_times(profiles, counts, _line_bytes(rows))
-    write_json(json, {"figure": 5, "rows": rows, "records": [asdict(one) for one in times]})
+    write_json(json, asdict(EntryDocument(5, rows, times)))
     if plot is not None:
         _plot_entries(times, rows, plot)
     columns = ["tier", "entries", "us", "x dram", "us, all profiles", "label", "profile"]
@@ -157,11 +159,12 @@ def _prefixes(
     profiles: "list[Profile]", context: str | None, concurrency: str | None, plot: Path | None, json: Path | None
 ) -> None:
     from emulation.latency.modelled import FIG3_CONCURRENCIES, FIG3_CONTEXTS, prefix_times
+    from emulation.latency.records import PrefixDocument
     from emulation.report.tables import make_table
 
     contexts = _numbers("context", context, FIG3_CONTEXTS)
     times = prefix_times(profiles, contexts, _numbers("concurrency", concurrency, FIG3_CONCURRENCIES))
-    write_json(json, {"figure": 3, "records": [asdict(one) for one in times]})
+    write_json(json, asdict(PrefixDocument(3, times)))
     if plot is not None:
         _plot_prefixes(times, plot)
     columns = ["tier", "context", "concurrency", "mean s", "label", "profile"]
@@ -171,30 +174,32 @@ def _prefixes(
 
 def _injected(profiles: "list[Profile]", counts: list[int], source: "_Source", json: Path | None) -> None:
     from emulation.latency.injected import injected_times
+    from emulation.latency.records import InjectedDocument
     from emulation.report.tables import make_table
 
     with source.open() as store:
         times, error = injected_times(store, profiles, counts, source.repeats)
-    write_json(json, {"figure": 5, "store": source.spec, "records": [asdict(one) for one in times], "injector": error})
+    write_json(json, asdict(InjectedDocument(5, source.spec, times, error)))
     columns = ["tier", "entries", "us", "x dram", "modelled us", "not honoured", "label", "profile"]
     cells = [
         (t.tier, t.entries, t.us, t.ratio_to_dram, t.modelled_us, f"{t.late} of {t.repeats}", t.label, t.profile)
         for t in times
     ]
     note = (
-        f"injector's own error: median {error['median_error']:.2%}, p99 {error['p99_error']:.2%} over "
-        f"{error['num_honoured']} stalls; {error['num_late']} not honoured, the real access being slower"
+        f"injector's own error: median {error.median_error:.2%}, p99 {error.p99_error:.2%} over "
+        f"{error.num_honoured} stalls; {error.num_late} not honoured, the real access being slower"
     )
     show(json, make_table(f"fetch of n random entries through {source.spec}, bytes checked", columns, cells, note))
 
 
 def _bare(claimed: Label, counts: list[int], source: "_Source", json: Path | None) -> None:
     from emulation.latency.injected import bare_times, measured_label
+    from emulation.latency.records import BareDocument
     from emulation.report.tables import make_table
 
     with source.open() as store:
         times = bare_times(store, measured_label(claimed, source.spec), counts, source.repeats)
-    write_json(json, {"figure": 5, "store": source.spec, "records": [asdict(one) for one in times]})
+    write_json(json, asdict(BareDocument(5, source.spec, times)))
     cells = [(t.entries, t.us, t.label) for t in times]
     title = f"fetch of n random entries from {source.spec} as it is, bytes checked"
     show(json, make_table(title, ["entries", "us", "label"], cells))

@@ -43,6 +43,7 @@ def numa(
         return
     from emulation.cli.progress import progress
     from emulation.numa.measure import Effort
+    from emulation.numa.records import SurveyDocument
     from emulation.numa.survey import survey
     from emulation.timing.profile import load_profile
     from guest.agent.numa_nodes import choose_pair, find_nodes
@@ -54,9 +55,7 @@ def numa(
         typer.echo(busy, err=True)
     with progress() as show:
         found = survey(pair, size_bytes, wanted, Effort(), show)
-    write_json(
-        json, {"nodes": [asdict(node) for node in nodes], "profile": wanted.name, "busy": busy, **_as_json(found)}
-    )
+    write_json(json, asdict(SurveyDocument.of(found, nodes, wanted.name, busy)))
     if str(json) != "-":
         _show_survey(found, wanted.name)
 
@@ -138,19 +137,6 @@ def _show_survey(found: "Survey", profile: str) -> None:
             f"topped up ({top_up.label}): {top_up.achieved_ns:.1f} ns per read, asked {top_up.wanted_ns:.0f} ns; "
             f"{top_up.num_late} reads were slower already"
         )
-
-
-def _as_json(found: "Survey") -> dict[str, Any]:
-    return {
-        "local": found.pair.local.number,
-        "remote": found.pair.remote.number,
-        "distance": found.pair.distance,
-        "placement": asdict(found.proof),
-        "huge_page_share": {"local": found.local.huge_page_share, "remote": found.remote.huge_page_share},
-        "records": [asdict(record) for record in found.records],
-        "beside_profile": [asdict(entry) for entry in found.beside],
-        "top_up": asdict(found.top_up),
-    }
 
 
 def _show_placement(report: dict[str, Any], json: "JsonOption") -> None:

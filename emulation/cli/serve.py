@@ -1,7 +1,7 @@
 """`cxlbed serve`: throughput, TTFT and TBT by tier, context and concurrency, modelled."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -167,6 +167,7 @@ def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
 
 def _sweep(axes: "SweepAxes", traffic: "Arrivals", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import draw_records, records_table
+    from emulation.serving.records import SweepDocument
     from emulation.serving.sweep import run_scenario, scenarios
 
     asked = list(scenarios(axes, traffic, base))
@@ -181,7 +182,7 @@ def _sweep(axes: "SweepAxes", traffic: "Arrivals", base: "ClusterSpec", plots: P
     show(json, records_table(records))
     if plots:
         show(json, *(f"drawn: {path}" for path in draw_records(plots, records, latencies)))
-    write_json(json, {"records": records})
+    write_json(json, asdict(SweepDocument(records)))
 
 
 def _told_every(tell: Callable[[str], None], words: str, num_requests: int = 1 << 16) -> Callable[[int], None]:
@@ -211,6 +212,7 @@ def _refuse_with_compare(own: dict[str, object], axes: "SweepAxes") -> None:
 def _compare(axes: "SweepAxes", base: "ClusterSpec", num_prompts: int, plots: Path | None, json: Path | None) -> None:
     from emulation.report.serving import comparison_record, comparison_tables, draw_comparison, verdict
     from emulation.serving.compare import CONCURRENCIES, Setting, compare
+    from emulation.serving.records import ComparisonDocument
 
     base = replace(
         base,
@@ -230,4 +232,4 @@ def _compare(axes: "SweepAxes", base: "ClusterSpec", num_prompts: int, plots: Pa
         show(json, *comparison_tables(comparison), *verdict(comparison))
         if plots:
             show(json, f"drawn: {draw_comparison(plots, comparison)}")
-    write_json(json, {"comparisons": [comparison_record(comparison) for comparison in found]})
+    write_json(json, asdict(ComparisonDocument([comparison_record(comparison) for comparison in found])))

@@ -5,7 +5,6 @@ A result here is about bytes and is labelled `functional`: it claims no time.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,13 +73,6 @@ class Result:
         if not np.isfinite(self.attention_error):
             plain["attention_error"] = None  # JSON has no inf
         return StoreRecord(**plain)
-
-
-def run_schema() -> dict[str, Any]:
-    """JSON Schema of what `cxlbed run --json` writes."""
-    from pydantic import TypeAdapter  # its import takes longer than all else here, and only this needs it
-
-    return TypeAdapter(RunResult).json_schema(mode="serialization")
 
 
 def check(exchange: Exchange, answer: Answer) -> Result:

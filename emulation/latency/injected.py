@@ -14,7 +14,7 @@ from emulation.errors import CxlbedError, InputError
 from emulation.latency.modelled import dram_beside
 from emulation.stores.fill import fill_rows
 from emulation.stores.timed import TimedStore
-from emulation.timing.clock import InjectorError, WallClock
+from emulation.timing.clock import InjectorError, InjectorSummary, WallClock
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Profile
 from guest.agent.stores import inside_qemu, open_store
@@ -93,7 +93,7 @@ def expected_rows(rows: IntArray, row_bytes: int) -> ByteArray:
 
 def injected_times(
     store: KvStore, profiles: Sequence[Profile], entries: Sequence[int], repeats: int, seed: int = 0
-) -> tuple[list[StoreTime], dict[str, float | int]]:
+) -> tuple[list[StoreTime], InjectorSummary]:
     """Times through `store` stalled to each profile, which take turns; and the injector's own error over all of them.
     The ratio is to the DRAM profile's time on the same store. Raises CxlbedError if a fetch brought wrong bytes."""
     times, total = [], InjectorError()

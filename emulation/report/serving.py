@@ -1,18 +1,16 @@
-"""Tables, pictures and words for `cxlbed serve`. Knows records and comparisons as they are written to JSON; runs nothing."""
+"""Tables, pictures and words for `cxlbed serve`. Knows records and comparisons; runs nothing."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from emulation.report.plots import Axes, Series, draw_lines, draw_stacks
-from emulation.report.tables import make_table
+from emulation.report.tables import Cell, make_table
 from emulation.report.wording import significant
 from emulation.serving.compare import RIVALS, Comparison, TippingPoint
-
-Record = Mapping[str, Any]
+from emulation.serving.records import ComparisonRecord, ConcurrencyPoint, ServingRecord
+from sac_runtime.label import Label
 
 COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
@@ -30,25 +28,27 @@ SETTING_NAMES = {
 TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma": "RDMA prefetch"}
 
 
-def records_table(records: Sequence[Record]) -> Table:
+def records_table(records: Sequence[ServingRecord]) -> Table:
     """One line a record."""
     return make_table(
         "serving, modelled", COLUMNS, map(_row, records), caption="load: of the busiest link, over the whole run"
     )
 
 
-def draw_records(folder: Path, records: Sequence[Record], latencies: Sequence[Mapping[str, list[float]]]) -> list[Path]:
+def draw_records(
+    folder: Path, records: Sequence[ServingRecord], latencies: Sequence[Mapping[str, list[float]]]
+) -> list[Path]:
     """Draw what the records allow: throughput by context, by concurrency, latency distribution, where the time goes.
     latencies: for each record its distributions, name -> ms at even steps. Returns the files written."""
-    done = [record for record in records if record["fits"]]
+    done = [record for record in records if record.fits]
     written = []
     for key, words in (("context_tokens", "context, tokens"), ("concurrency", "concurrency")):
-        if len({record[key] for record in done}) > 1:
+        if len({getattr(record, key) for record in done}) > 1:
             path = folder / f"throughput_by_{key.removesuffix('_tokens')}.svg"
             draw_lines(path, Axes("Throughput", words, "output tokens a second", log_x=True), _lines(done, key))
             written.append(path)
     if done:
-        distributions = [latency for record, latency in zip(records, latencies, strict=True) if record["fits"]]
+        distributions = [latency for record, latency in zip(records, latencies, strict=True) if record.fits]
         written.append(_draw_distributions(folder / "latency_cdf.svg", done, distributions))
         written.append(_draw_time(folder / "where_the_time_goes.svg", done))
     return written
@@ -93,77 +93,82 @@ def verdict(comparison: Comparison) -> list[str]:
         _break_even_words(comparison),
         *(_range_words(comparison, rival) for rival in RIVALS),
     ]
-    return sentences + [_flip_words(flip) for flip in comparison.flips]
+    return sentences + [_tipping_words(point) for point in comparison.tipping_points]
 
 
-def comparison_record(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as JSON, its words included."""
+def comparison_record(comparison: Comparison) -> ComparisonRecord:
+    """A comparison for its JSON, its words included."""
     setting = comparison.setting
-    return {
-        "context_tokens": setting.context_tokens,
-        "concurrency": setting.concurrency,
-        "output_tokens": setting.output_tokens,
-        "label": "modelled",
-        "ratios": {tier: comparison.ratio(tier) for tier in ("rdma", "hbm", "dram")},
-        "by_concurrency": [
-            {"concurrency": concurrency, **{tier: figures[place] for tier, figures in comparison.throughputs.items()}}
+    return ComparisonRecord(
+        context_tokens=setting.context_tokens,
+        concurrency=setting.concurrency,
+        output_tokens=setting.output_tokens,
+        label=Label.MODELLED,
+        ratios={tier: comparison.ratio(tier) for tier in ("rdma", "hbm", "dram")},
+        by_concurrency=[
+            ConcurrencyPoint(concurrency, **{tier: figures[place] for tier, figures in comparison.throughputs.items()})
             for place, concurrency in enumerate(comparison.concurrencies)
         ],
-        "hbm_crossover_concurrency": comparison.hbm_crossover,
-        "break_even_steps": comparison.break_even_steps,
-        "grid": [asdict(point) for point in comparison.grid],
-        "flips": [asdict(flip) for flip in comparison.flips],
-        "verdict": verdict(comparison),
-    }
-
-
-def _row(record: Record) -> tuple[Any, ...]:
-    settings = [
-        record[key]
-        for key in ("tier", "context_tokens", "concurrency", "output_tokens", "servers", "devices", "hot_buffer")
-    ]
-    if not record["fits"]:
-        return (*settings, *[None] * 5, "", None, record["note"])
-    busiest, load = max(record["utilisation_by_link"].items(), key=lambda link: link[1], default=("", None))
-    return (
-        *settings,
-        record["output_throughput"],
-        record["mean_ttft_ms"] / 1e3,
-        record["mean_tpot_ms"],
-        record["p99_itl_ms"],
-        record["hit_rate"],
-        busiest,
-        load,
-        record["note"],
+        hbm_crossover_concurrency=comparison.hbm_crossover,
+        break_even_steps=comparison.break_even_steps,
+        grid=comparison.grid,
+        flips=comparison.tipping_points,
+        verdict=verdict(comparison),
     )
 
 
-def _names(records: Sequence[Record], without: str = "") -> list[str]:
+def _row(record: ServingRecord) -> tuple[Cell, ...]:
+    busiest, load = max(record.utilisation_by_link.items(), key=lambda link: link[1], default=("", None))
+    return (
+        record.tier,
+        record.context_tokens,
+        record.concurrency,
+        record.output_tokens,
+        record.servers,
+        record.devices,
+        record.hot_buffer,
+        record.output_throughput,
+        None if record.mean_ttft_ms is None else record.mean_ttft_ms / 1e3,
+        record.mean_tpot_ms,
+        record.p99_itl_ms,
+        record.hit_rate,
+        busiest,
+        load,
+        record.note,
+    )
+
+
+def _names(records: Sequence[ServingRecord], without: str = "") -> list[str]:
     """A short name for each record: its tier, and the settings in which records of one tier differ, less one."""
     varied = [key for key in SETTING_NAMES if key != without and _differ(records, key)]
     return [
         ", ".join(
-            [TIER_NAMES[record["tier"]], *(f"{SETTING_NAMES[key]} {record[key]}" for key in varied if record[key])]
+            [
+                TIER_NAMES[record.tier],
+                *(f"{SETTING_NAMES[key]} {value}" for key in varied if (value := getattr(record, key))),
+            ]
         )
         for record in records
     ]
 
 
-def _differ(records: Sequence[Record], key: str) -> bool:
-    values = {(record["tier"], record[key]) for record in records}
+def _differ(records: Sequence[ServingRecord], key: str) -> bool:
+    values = {(record.tier, getattr(record, key)) for record in records}
     return len(values) > len({tier for tier, _ in values})
 
 
-def _lines(records: Sequence[Record], key: str) -> list[Series]:
+def _lines(records: Sequence[ServingRecord], key: str) -> list[Series]:
     lines: dict[str, list[tuple[float, float]]] = {}
     for name, record in zip(_names(records, without=key), records, strict=True):
-        lines.setdefault(name, []).append((record[key], record["output_throughput"]))
+        lines.setdefault(name, []).append((getattr(record, key), record.output_throughput or 0.0))
     return [
         Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()
     ]
 
 
-def _draw_distributions(path: Path, records: Sequence[Record], latencies: Sequence[Mapping[str, list[float]]]) -> Path:
+def _draw_distributions(
+    path: Path, records: Sequence[ServingRecord], latencies: Sequence[Mapping[str, list[float]]]
+) -> Path:
     series = []
     for name, latency in zip(_names(records), latencies, strict=True):
         at_ms = latency["e2e_latency"]
@@ -173,9 +178,9 @@ def _draw_distributions(path: Path, records: Sequence[Record], latencies: Sequen
     return path
 
 
-def _draw_time(path: Path, records: Sequence[Record]) -> Path:
-    states = list(records[0]["seconds_a_request"])
-    spent = {state: [record["seconds_a_request"][state] for record in records] for state in states}
+def _draw_time(path: Path, records: Sequence[ServingRecord]) -> Path:
+    states = list(records[0].seconds_a_request)
+    spent = {state: [record.seconds_a_request[state] for record in records] for state in states}
     draw_stacks(path, Axes("Where a request's time goes", "", "s a request"), _names(records), spent)
     return path
 
@@ -199,14 +204,14 @@ def _break_even_words(comparison: Comparison) -> str:
     return f"n*: after {comparison.break_even_steps} decode steps top-k fetches have moved more than one full prefix."
 
 
-def _flip_words(flip: TippingPoint) -> str:
-    rival = TIER_NAMES[flip.rival]
-    name, unit = ("device bandwidth", "GB/s") if flip.quantity == "device_bytes_per_ns" else ("CXL latency", "ns")
-    at = f" at {flip.latency_ns} ns" if flip.latency_ns else ""
-    if flip.at is None:
-        return f"Against {rival}: {'ahead' if flip.ahead_at_low else 'behind'} at any {name}{at}."
-    ahead, behind = ("below", "above") if flip.ahead_at_low else ("above", "below")
-    return f"Against {rival}: ahead {ahead} a {name} of {significant(flip.at)} {unit}{at}, behind {behind} it."
+def _tipping_words(point: TippingPoint) -> str:
+    rival = TIER_NAMES[point.rival]
+    name, unit = ("device bandwidth", "GB/s") if point.quantity == "device_bytes_per_ns" else ("CXL latency", "ns")
+    at = f" at {point.latency_ns} ns" if point.latency_ns else ""
+    if point.at is None:
+        return f"Against {rival}: {'ahead' if point.ahead_at_low else 'behind'} at any {name}{at}."
+    ahead, behind = ("below", "above") if point.ahead_at_low else ("above", "below")
+    return f"Against {rival}: ahead {ahead} a {name} of {significant(point.at)} {unit}{at}, behind {behind} it."
 
 
 def _range_words(comparison: Comparison, rival: str) -> str:

@@ -1,4 +1,4 @@
-"""The answer and not only numbers: who wins, from which concurrency on, and where that stops being so.
+"""The answer and not only numbers: who wins, from which concurrency on, and where that turns.
 Knows simulations and bisection; prints nothing.
 
 HBM only is compared at its kindest: every prefix is in HBM without having been put there, as long as its request runs.
@@ -8,6 +8,7 @@ up, as in emulation.timing)."""
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
+from typing import Literal
 
 from emulation.say import Say
 from emulation.serving.cluster import simulate
@@ -18,7 +19,7 @@ from emulation.timing.profile import GPU_READER, Bandwidth, Profile, load_profil
 CONCURRENCIES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 LATENCIES_NS = (140, 220, 400, 750)  # the published range of CXL
 BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0)
-LATENCY_LIMITS_NS = (1.0, 1_000_000.0)  # where flips are looked for
+LATENCY_LIMITS_NS = (1.0, 1_000_000.0)  # where tipping points are looked for
 BANDWIDTH_LIMITS_BYTES_PER_NS = (0.02, 1000.0)
 RIVALS = ("rdma", "hbm")
 
@@ -34,13 +35,13 @@ class Setting:
     num_prompts: int = 512
 
     def throughput(self, tier: str, concurrency: int | None = None, profile: Profile | None = None) -> float:
-        """Output tokens a second of a tier; 0 where a request does not fit."""
+        """Output tokens per second of a tier; 0 where a request does not fit."""
         concurrency = concurrency or self.concurrency
         spec = replace(self.base, tier=tier, profile=profile, free_hbm_prefix=True)
         workload = ClosedLoop(self.num_prompts, concurrency, self.context_tokens, self.output_tokens)
         if not spec.running_limit(workload.longest_len):
             return 0.0
-        return simulate(spec, workload).recorder.summary()["output_throughput"]
+        return simulate(spec, workload).recorder.summary().output_throughput
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class TippingPoint:
     """Where CXL and a rival change places along one quantity, to 1%; `at` None: nowhere within the limits looked at."""
 
     rival: str
-    quantity: str  # 'device_bytes_per_ns' or 'latency_ns'
+    quantity: Literal["device_bytes_per_ns", "latency_ns"]
     latency_ns: int | None  # at which the bandwidth was varied
     at: float | None
     ahead_at_low: bool
@@ -66,7 +67,7 @@ class TippingPoint:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found for one setting. throughputs: tier -> output tokens a second at each concurrency.
+    """The answer for one setting. throughputs: tier -> output tokens per second at each concurrency.
 
     hbm_crossover: least concurrency from which CXL stays ahead of HBM only; None: not within those looked at.
     break_even_steps: n*, after which top-k fetches have moved more than one full prefix; None: not within as many steps
@@ -78,7 +79,7 @@ class Comparison:
     hbm_crossover: int | None
     break_even_steps: int | None
     grid: list[GridPoint]
-    flips: list[TippingPoint]
+    tipping_points: list[TippingPoint]
 
     def ratio(self, other: str) -> float:
         """CXL's throughput over another tier's, at the setting's concurrency."""
@@ -92,22 +93,22 @@ def compare(
     on_progress: Say = lambda _: None,
 ) -> Comparison:
     """Run the tiers against one another and look for the points where the order changes."""
-    looked_at = tuple(sorted({*concurrencies, setting.concurrency}))
+    sampled = tuple(sorted({*concurrencies, setting.concurrency}))
     throughputs: dict[str, list[float]] = {}
     for tier in ("hbm", "dram", "cxl", "rdma"):
-        on_progress(f"{setting.context_tokens} tokens, {tier}, {len(looked_at)} concurrencies")
-        throughputs[tier] = [setting.throughput(tier, concurrency) for concurrency in looked_at]
-    place = looked_at.index(setting.concurrency)
+        on_progress(f"{setting.context_tokens} tokens, {tier}, {len(sampled)} concurrencies")
+        throughputs[tier] = [setting.throughput(tier, concurrency) for concurrency in sampled]
+    place = sampled.index(setting.concurrency)
     others = {tier: throughputs[tier][place] for tier in ("hbm", "dram", "rdma")}
     on_progress(f"{setting.context_tokens} tokens, latency and bandwidth of the pool")
     return Comparison(
         setting,
-        looked_at,
+        sampled,
         throughputs,
-        _crossover(looked_at, throughputs),
+        _crossover(sampled, throughputs),
         break_even_steps(setting.base, setting.context_tokens),
         [_grid_point(setting, latency, factor, others) for latency in LATENCIES_NS for factor in BANDWIDTH_FACTORS],
-        [flip for rival in RIVALS for flip in _flips(setting, rival, others[rival])],
+        [point for rival in RIVALS for point in _tipping_points(setting, rival, others[rival])],
     )
 
 
@@ -161,24 +162,28 @@ def _grid_point(setting: Setting, latency_ns: int, factor: float, others: dict[s
     return GridPoint(latency_ns, rate, {tier: _over(cxl, figure) for tier, figure in others.items()})
 
 
-def _flips(setting: Setting, rival: str, rival_throughput: float) -> list[TippingPoint]:
+def _tipping_points(setting: Setting, rival: str, rival_throughput: float) -> list[TippingPoint]:
     """Along the bandwidth at the least and the most published latency, and along the latency at the profile's bandwidth."""
 
     def ahead(latency_ns: float, rate: float | None) -> bool:
         return setting.throughput("cxl", profile=pool_profile(latency_ns, rate)) > rival_throughput
 
-    flips = [_flip(lambda latency: ahead(latency, None), LATENCY_LIMITS_NS, rival, "latency_ns", None)]
+    points = [_tipping_point(lambda latency: ahead(latency, None), LATENCY_LIMITS_NS, rival, "latency_ns", None)]
     for latency_ns in (LATENCIES_NS[0], LATENCIES_NS[-1]):
 
         def ahead_at(rate: float, latency_ns: int = latency_ns) -> bool:
             return ahead(latency_ns, rate)
 
-        flips.append(_flip(ahead_at, BANDWIDTH_LIMITS_BYTES_PER_NS, rival, "device_bytes_per_ns", latency_ns))
-    return flips
+        points.append(_tipping_point(ahead_at, BANDWIDTH_LIMITS_BYTES_PER_NS, rival, "device_bytes_per_ns", latency_ns))
+    return points
 
 
-def _flip(
-    ahead: Callable[[float], bool], limits: tuple[float, float], rival: str, quantity: str, latency_ns: int | None
+def _tipping_point(
+    ahead: Callable[[float], bool],
+    limits: tuple[float, float],
+    rival: str,
+    quantity: Literal["device_bytes_per_ns", "latency_ns"],
+    latency_ns: int | None,
 ) -> TippingPoint:
     at_low, at_high = ahead(limits[0]), ahead(limits[1])
     at = None if at_low == at_high else _bisect(lambda value: ahead(value) == at_high, *limits)

@@ -2,17 +2,17 @@
 Names are those of sglang.bench_serving. Memory: 24 B per finished request, and a histogram."""
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import exp, log
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from emulation.serving.workload import Request
+from emulation.serving.workload import NS_PER_S, Request
 
 NS_PER_MS = 1e6
-NS_PER_S = 1e9
+PERCENTILES = (50, 90, 95, 99)
 _BINS_PER_E = 200  # of the gaps between tokens: 0.5% wide
 
 
@@ -37,6 +37,37 @@ class TimeSpent:
 
     def total_ns(self) -> float:
         return float(sum(vars(self).values()))
+
+
+class Distribution(NamedTuple):
+    """Mean and percentiles of latencies, in ms."""
+
+    mean: float
+    median: float
+    p90: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of a run, those of sglang.bench_serving; rates per second.
+
+    ttft: to the first token; tpot: mean time per later token of a request; itl: gaps between tokens; e2e_latency: to the last
+    token; concurrency: mean number of requests under way; hit_rate: chosen entries found in hot buffers."""
+
+    duration_s: float
+    completed: int
+    total_input_tokens: int
+    total_output_tokens: int
+    request_throughput: float
+    output_throughput: float
+    concurrency: float
+    hit_rate: float
+    ttft_ms: Distribution
+    tpot_ms: Distribution
+    e2e_latency_ms: Distribution
+    itl_ms: Distribution
 
 
 class GapHistogram:
@@ -129,22 +160,27 @@ class Recorder:
         self.chosen_entries += min(self._top_k, request.prompt_len) * steps
         self.finished_ns = max(self.finished_ns, now_ns)
 
-    def summary(self) -> dict[str, float | int]:
-        """Figures under the names of sglang.bench_serving; times in ms, rates per second."""
+    def summary(self) -> Summary:
+        """What the requests that have finished come to."""
         duration_s = self.finished_ns / NS_PER_S
-        figures: dict[str, float | int] = {
-            "duration": duration_s,
-            "completed": self.completed,
-            "total_input_tokens": self.num_input_tokens,
-            "total_output_tokens": self.num_output_tokens,
-            "request_throughput": _rate(self.completed, duration_s),
-            "output_throughput": _rate(self.num_output_tokens, duration_s),
-            "concurrency": _rate(sum(self.e2e_ns) / NS_PER_S, duration_s),
-            "hit_rate": 1 - self.missed_entries / self.chosen_entries if self.chosen_entries else 1.0,
-        }
-        for name, values in (("ttft", self.ttft_ns), ("tpot", self.tpot_ns), ("e2e_latency", self.e2e_ns)):
-            figures |= _distribution(name, np.asarray(values))
-        return figures | self._gap_figures()
+        return Summary(
+            duration_s=duration_s,
+            completed=self.completed,
+            total_input_tokens=self.num_input_tokens,
+            total_output_tokens=self.num_output_tokens,
+            request_throughput=_rate(self.completed, duration_s),
+            output_throughput=_rate(self.num_output_tokens, duration_s),
+            concurrency=_rate(sum(self.e2e_ns) / NS_PER_S, duration_s),
+            hit_rate=1 - self.missed_entries / self.chosen_entries if self.chosen_entries else 1.0,
+            ttft_ms=_distribution(np.asarray(self.ttft_ns)),
+            tpot_ms=_distribution(np.asarray(self.tpot_ns)),
+            e2e_latency_ms=_distribution(np.asarray(self.e2e_ns)),
+            itl_ms=self._gaps(),
+        )
+
+    def seconds_per_request(self) -> dict[str, float]:
+        """Mean time that a request spent in each state of TimeSpent, s."""
+        return {state: spent / NS_PER_S / self.completed for state, spent in asdict(self.spent).items()}
 
     def latency_cdf(self, num_points: int = 100) -> dict[str, list[float]]:
         """Latencies in ms at `num_points` even steps of the distribution, for plots."""
@@ -154,25 +190,19 @@ class Recorder:
             for name, values in (("ttft", self.ttft_ns), ("tpot", self.tpot_ns), ("e2e_latency", self.e2e_ns))
         }
 
-    def _gap_figures(self) -> dict[str, float]:
-        gaps = self.num_output_tokens - self.completed
+    def _gaps(self) -> Distribution:
+        num_gaps = self.num_output_tokens - self.completed
         decoding_ns = sum(self.e2e_ns) - sum(self.ttft_ns)
-        figures = {"mean_itl_ms": _rate(decoding_ns, gaps) / NS_PER_MS}
-        for name, percent in (("median", 50), ("p90", 90), ("p95", 95), ("p99", 99)):
-            figures[f"{name}_itl_ms"] = self.gaps.percentile(percent) / NS_PER_MS
-        return figures
+        percentiles = (self.gaps.percentile(percent) / NS_PER_MS for percent in PERCENTILES)
+        return Distribution(_rate(decoding_ns, num_gaps) / NS_PER_MS, *percentiles)
 
 
 def _rate(amount: float, time: float) -> float:
     return amount / time if time else 0.0
 
 
-def _distribution(name: str, values_ns: NDArray[np.float64]) -> dict[str, float]:
+def _distribution(values_ns: NDArray[np.float64]) -> Distribution:
     if not values_ns.size:
-        return {f"{which}_{name}_ms": 0.0 for which in ("mean", "median", "p90", "p95", "p99")}
-    percentiles = np.percentile(values_ns, [50, 90, 95, 99]) / NS_PER_MS
-    figures = {f"mean_{name}_ms": float(values_ns.mean()) / NS_PER_MS}
-    return figures | {
-        f"{which}_{name}_ms": float(value)
-        for which, value in zip(("median", "p90", "p95", "p99"), percentiles, strict=True)
-    }
+        return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)
+    percentiles = np.percentile(values_ns, PERCENTILES) / NS_PER_MS
+    return Distribution(float(values_ns.mean()) / NS_PER_MS, *map(float, percentiles))

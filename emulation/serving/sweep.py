@@ -1,20 +1,17 @@
-"""Sweeps: every combination of the asked settings, run one by one, each a record. Knows settings and records, no engine."""
+"""Sweeps: every combination of settings, run one by one, each a record. Knows settings and records, no engine."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from math import inf
-from typing import Any
 
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
-from emulation.serving.metrics import Recorder
+from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.spec import ClusterSpec, ServerSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, TraceReplay, Workload
 from emulation.timing.profile import Profile
-from sac_runtime.label import Label
 
-NS_PER_S = 1e9
 _SERVED_BY = {"dram": ("dram", "numa"), "cxl": ("cxl",), "rdma": ("rdma",), "hbm": ()}
 
 
@@ -58,28 +55,27 @@ class Scenario:
     round_number: int
     seed: int
 
-    def settings(self) -> dict[str, Any]:
-        """The fields of a record that say what was run."""
+    def record(self) -> ScenarioRecord:
+        """What is run, for its record."""
         spec = self.spec
-        return {
-            "tier": spec.tier,
-            "context_tokens": self.context_tokens,
-            "concurrency": self.workload.max_concurrency,
-            "output_tokens": self.output_tokens,
-            "requests": self.workload.num_prompts,
-            "devices": spec.num_devices if spec.policy.home == "pool" else None,
-            "servers": spec.num_servers,
-            "gpus": spec.server.num_gpus,
-            "hot_buffer": spec.hot_buffer if spec.fetch_profile else None,
-            "profile": _profile_name(spec),
-            "striped": spec.striped,
-            "round": self.round_number,
-            "seed": self.seed,
-            "label": str(Label.MODELLED),
-        }
+        return ScenarioRecord(
+            tier=spec.tier,
+            context_tokens=self.context_tokens,
+            concurrency=self.workload.max_concurrency,
+            output_tokens=self.output_tokens,
+            requests=self.workload.num_prompts,
+            devices=spec.num_devices if spec.policy.home == "pool" else None,
+            servers=spec.num_servers,
+            gpus=spec.server.num_gpus,
+            hot_buffer=spec.hot_buffer if spec.fetch_profile else None,
+            profile=_profile_name(spec),
+            striped=spec.striped,
+            round=self.round_number,
+            seed=self.seed,
+        )
 
 
-def scenarios(axes: SweepAxes, traffic: Arrivals, base: ClusterSpec) -> Iterator[Scenario]:
+def scenarios(axes: SweepAxes, arrivals: Arrivals, base: ClusterSpec) -> Iterator[Scenario]:
     """All combinations; a setting that means nothing to a tier (devices without a pool) is not varied for it.
     Raises InputError for a profile that none of the tiers can use."""
     _refuse_unused_profiles(axes)
@@ -103,75 +99,54 @@ def scenarios(axes: SweepAxes, traffic: Arrivals, base: ClusterSpec) -> Iterator
                 measured_misses=axes.measured_misses.get(hot_buffer),
                 profile=profile,
             )
-            yield from _with_workloads(spec, axes, traffic)
+            yield from _with_workloads(spec, axes, arrivals)
 
 
 def run_scenario(
     scenario: Scenario, on_progress: Callable[[int], None] | None = None
-) -> tuple[dict[str, Any], Outcome | None]:
+) -> tuple[ServingRecord, Outcome | None]:
     """The record of a scenario, and its outcome; None where a request does not fit the tier, which the record says."""
     spec, workload = scenario.spec, scenario.workload
     limit = spec.running_limit(workload.longest_len)
-    record = scenario.settings() | {"fits": limit > 0, "running_limit": limit, "note": ""}
     if not limit:
-        return record | _no_figures() | {"note": why_not(spec, workload.longest_len)}, None
-    if workload.max_concurrency and limit < workload.max_concurrency:
-        record["note"] = f"only {limit} of {workload.max_concurrency} fit at once; the others wait"
+        note = why_not(spec, workload.longest_len)
+        return ServingRecord(**vars(scenario.record()), fits=False, running_limit=0, note=note), None
     outcome = simulate(spec, workload, on_progress)
+    return ServingRecord.served(scenario.record(), limit, _note(scenario, limit, outcome), outcome), outcome
+
+
+def _note(scenario: Scenario, limit: int, outcome: Outcome) -> str:
+    """What a reader of the record should know of its figures; "" for nothing."""
+    notes, concurrency = [], scenario.workload.max_concurrency
+    if concurrency and limit < concurrency:
+        notes.append(f"only {limit} of {concurrency} fit at once; the others wait")
     if scenario.round_number == 2 and not outcome.num_cached_tokens:
-        record["note"] = "; ".join(
-            filter(None, [record["note"], "the prefixes do not fit the tier: all computed anew"])
-        )
-    return record | outcome_figures(outcome), outcome
+        notes.append("the prefixes do not fit the tier: all computed anew")
+    return "; ".join(notes)
 
 
-def outcome_figures(outcome: Outcome) -> dict[str, Any]:
-    """The fields of a record that say what came of it."""
-    recorder = outcome.recorder
-    figures = recorder.summary()
-    figures["mean_concurrency"] = figures.pop("concurrency")  # the record's `concurrency` is what was asked for
-    return figures | {
-        "prefix_hit_rate": outcome.num_cached_tokens / max(1, recorder.num_input_tokens),
-        "bytes_by_link": outcome.bytes_by_link(),
-        "utilisation_by_link": outcome.utilisation_by_link(),
-        "seconds_a_request": {
-            state: spent / NS_PER_S / recorder.completed for state, spent in asdict(recorder.spent).items()
-        },
-    }
-
-
-def _no_figures() -> dict[str, Any]:
-    """The same fields for a scenario that was not run: no figure, no bytes."""
-    names = [
-        *(name for name in Recorder(top_k=1).summary() if name != "concurrency"),
-        "mean_concurrency",
-        "prefix_hit_rate",
-    ]
-    return {**dict.fromkeys(names), "bytes_by_link": {}, "utilisation_by_link": {}, "seconds_a_request": {}}
-
-
-def _with_workloads(spec: ClusterSpec, axes: SweepAxes, traffic: Arrivals) -> Iterator[Scenario]:
-    if traffic.trace is not None:
-        yield Scenario(spec, traffic.trace, None, None, axes.rounds[0], traffic.seed)
+def _with_workloads(spec: ClusterSpec, axes: SweepAxes, arrivals: Arrivals) -> Iterator[Scenario]:
+    if arrivals.trace is not None:
+        yield Scenario(spec, arrivals.trace, None, None, axes.rounds[0], arrivals.seed)
         return
-    concurrencies = axes.concurrencies if traffic.request_rate is None else (0,)
+    concurrencies = axes.concurrencies if arrivals.request_rate is None else (0,)
     for context, output, concurrency, number in product(axes.contexts, axes.outputs, concurrencies, axes.rounds):
-        workload = _workload(traffic, context, output, concurrency, number)
-        yield Scenario(spec, workload, context, output, number, traffic.seed)
+        workload = _workload(arrivals, context, output, concurrency, number)
+        yield Scenario(spec, workload, context, output, number, arrivals.seed)
 
 
-def _workload(traffic: Arrivals, context: int, output: int, concurrency: int, round_number: int) -> Workload:
-    num_prompts, num_prefixes = traffic.num_prompts, traffic.num_prefixes
-    if traffic.request_rate is None:
+def _workload(arrivals: Arrivals, context: int, output: int, concurrency: int, round_number: int) -> Workload:
+    num_prompts, num_prefixes = arrivals.num_prompts, arrivals.num_prefixes
+    if arrivals.request_rate is None:
         return ClosedLoop(num_prompts, concurrency, context, output, round_number, num_prefixes)
     return OpenLoop(
         num_prompts,
-        traffic.request_rate,
+        arrivals.request_rate,
         context,
         output,
-        traffic.burstiness,
+        arrivals.burstiness,
         round_number,
-        traffic.seed,
+        arrivals.seed,
         num_prefixes,
     )
 
@@ -194,5 +169,5 @@ def _profile_name(spec: ClusterSpec) -> str | None:
 def default_server(hbm_kv_gb: float | None = None) -> ServerSpec:
     """The server of the paper's testbed, with another HBM capacity for KV if given (GB a GPU). Raises InputError."""
     if hbm_kv_gb is not None and not 0 < hbm_kv_gb < inf:
-        raise InputError(f"serve: hbm-kv={hbm_kv_gb} must be a number of GB above 0")
+        raise InputError(f"server: hbm_kv_gb={hbm_kv_gb} must be a number of GB above 0")
     return ServerSpec() if hbm_kv_gb is None else ServerSpec(hbm_kv_bytes=round(hbm_kv_gb * 1e9))

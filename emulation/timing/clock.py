@@ -56,6 +56,17 @@ class VirtualClock:
         """As Clock.count_late; a virtual clock is never late."""
 
 
+@dataclass(frozen=True)
+class InjectorSummary:
+    """How well stalls were met: relative errors of those that were honoured; num_late were not, by late_ns in all."""
+
+    num_honoured: int
+    median_error: float
+    p99_error: float
+    num_late: int
+    late_ns: int
+
+
 @dataclass
 class InjectorError:
     """How well stalls met what was asked of them; apart from the error of the model that asked."""
@@ -77,17 +88,11 @@ class InjectorError:
         self.num_late += other.num_late
         self.late_ns += other.late_ns
 
-    def summary(self) -> dict[str, float | int]:
+    def summary(self) -> InjectorSummary:
         """Error |achieved - requested| / requested: median and p99 of the honoured stalls; then the late ones."""
         error = np.abs(np.asarray(self.relative))
         median, p99 = np.percentile(error, [50, 99]) if error.size else (0.0, 0.0)
-        return {
-            "num_honoured": int(error.size),
-            "median_error": float(median),
-            "p99_error": float(p99),
-            "num_late": self.num_late,
-            "late_ns": self.late_ns,
-        }
+        return InjectorSummary(int(error.size), float(median), float(p99), self.num_late, self.late_ns)
 
 
 class WallClock:

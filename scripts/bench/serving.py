@@ -103,7 +103,7 @@ def print_busiest(outcome: Outcome) -> None:
         kind = "".join(letter for letter in link if not letter.isdigit())
         busiest[kind] = max(busiest.get(kind, 0.0), load)
     words = ", ".join(f"{kind} {load:.1%}" for kind, load in sorted(busiest.items(), key=lambda item: -item[1]))
-    print(f"{figures['output_throughput']:.0f} tokens/s, {figures['mean_tpot_ms']:.1f} ms TBT; load: {words}")
+    print(f"{figures.output_throughput:.0f} tokens/s, {figures.tpot_ms.mean:.1f} ms TBT; load: {words}")
 
 
 def peak_gib() -> float:

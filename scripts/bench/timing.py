@@ -140,10 +140,10 @@ def injector_error(rounds: int) -> list[Reading]:
     reads = idle.clock.error.summary()
     print(f"stalls {stalls}\nreads  {reads}\nkept {idle.num_kept}, preempted and dropped {idle.num_dropped}")
     return [
-        Reading("injector error on stalls, median", stalls["median_error"], 0.03),
-        Reading("injector error on stalls, p99", stalls["p99_error"], 0.10),
-        Reading("injector error on reads, median", reads["median_error"], 0.03),
-        Reading("injector error on reads, p99", reads["p99_error"], 0.10),
+        Reading("injector error on stalls, median", stalls.median_error, 0.03),
+        Reading("injector error on stalls, p99", stalls.p99_error, 0.10),
+        Reading("injector error on reads, median", reads.median_error, 0.03),
+        Reading("injector error on reads, p99", reads.p99_error, 0.10),
     ]
 
 

@@ -127,7 +127,7 @@ def test_what_means_nothing_to_compare_is_refused(tmp_path, option):
         ("--rate inf", "request_rate=inf must be a number above 0"),
         ("--rate nan", "request_rate=nan must be a number above 0"),
         (f"--trace {EXCERPT} --rate 0", "rate_scale=0.0 must be a number above 0"),
-        ("--hbm-kv -5", "hbm-kv=-5.0 must be a number of GB above 0"),
+        ("--hbm-kv -5", "hbm_kv_gb=-5.0 must be a number of GB above 0"),
         ("--requests 10,20", "requests='10,20' must be one number"),
         ("--prefixes 10,20", "prefixes='10,20' must be one number"),
         ("--topk-trace absent", "'absent' is no file"),
@@ -190,7 +190,7 @@ def test_rates_and_latencies_are_those_of_the_requests():
     for second in (1, 2):
         recorder.finish(Request(0.0, 4096, 11), 0.0, second * 1e9, second * 1e9 + 5e9, 100.0)
     summary = recorder.summary()
-    assert summary["request_throughput"] == pytest.approx(2 / 7)
-    assert summary["mean_ttft_ms"] == pytest.approx(1500)
-    assert summary["mean_tpot_ms"] == pytest.approx(500)
-    assert summary["hit_rate"] == pytest.approx(1 - 100 / 2048)
+    assert summary.request_throughput == pytest.approx(2 / 7)
+    assert summary.ttft_ms.mean == pytest.approx(1500)
+    assert summary.tpot_ms.mean == pytest.approx(500)
+    assert summary.hit_rate == pytest.approx(1 - 100 / 2048)

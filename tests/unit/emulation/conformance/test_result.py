@@ -3,12 +3,13 @@
 import json
 from dataclasses import asdict, fields, replace
 
+import jsonschema
 import numpy as np
 import pytest
-from pydantic import TypeAdapter, ValidationError
 
-from emulation.conformance.result import RunResult, check, run_schema
+from emulation.conformance.result import RunResult, check
 from emulation.latency.replayed import Recording, replay, tier_paths
+from emulation.schemas import SCHEMAS
 from guest.agent.answer import Answer
 from guest.agent.errors import MessageError
 from guest.agent.protocol import Kind, Message
@@ -70,14 +71,10 @@ def run_result(exchange, answer):
 
 def test_what_a_run_writes_is_what_its_schema_says(clean):
     written = json.loads(json.dumps(asdict(run_result(*clean))))
-    schema = run_schema()
-    assert set(schema["properties"]) == set(schema["required"]) == set(written)
-    store = schema["$defs"]["StoreRecord"]
-    assert set(store["properties"]) == set(store["required"]) == set(written["stores"][0])
-    TypeAdapter(RunResult).validate_json(json.dumps(written))
+    jsonschema.validate(written, SCHEMAS["run"]())
     written["stores"][0]["fetched_rows"] = "many"
-    with pytest.raises(ValidationError):
-        TypeAdapter(RunResult).validate_json(json.dumps(written))
+    with pytest.raises(jsonschema.ValidationError, match="'many' is not of type 'integer'"):
+        jsonschema.validate(written, SCHEMAS["run"]())
 
 
 def test_the_fields_of_a_run_and_their_order_are_what_readers_of_it_know(clean):

@@ -4,15 +4,17 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from emulation.cli.numa import _as_json, _show_survey
+from emulation.cli.numa import _show_survey
 from emulation.errors import MachineError
 from emulation.latency.chase import write_chain
 from emulation.numa.compare import beside_profile, top_up
 from emulation.numa.measure import Effort, Figures, LoadPoint, Streams, chase_ns, measure, refuse_emulated_cpu
+from emulation.numa.records import SurveyDocument
 from emulation.numa.survey import survey
 from emulation.timing import native
 from emulation.timing.profile import load_profile
@@ -132,7 +134,7 @@ def test_a_survey_is_shown_with_both_labels_and_written_for_machines(node, capsy
     shown = capsys.readouterr().out
     assert "numa-measured" in shown
     assert "topped up (injected)" in shown or "not topped up" in shown
-    written = json.loads(json.dumps(_as_json(found)))
+    written = json.loads(json.dumps(asdict(SurveyDocument.of(found, [node], "cxl-switched-750", ""))))
     assert {record["label"] for record in written["records"]} == {"numa-measured"}
     assert written["top_up"]["label"] == "injected"
     assert "ratio" not in json.dumps(written["beside_profile"])

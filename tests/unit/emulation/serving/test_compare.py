@@ -7,6 +7,7 @@ from emulation.serving.compare import Setting, break_even_steps, compare, pool_p
 from emulation.serving.spec import ClusterSpec
 from emulation.timing.misses import FootprintLaw
 from emulation.timing.profile import load_profile
+from sac_runtime.label import Label
 
 SETTING = Setting(ClusterSpec("cxl"), 131072)
 
@@ -37,7 +38,7 @@ def test_measured_misses_break_even_at_their_own_pace():
 
 
 def test_every_flip_is_one_seen_from_both_sides(comparison):
-    found = [flip for flip in comparison.flips if flip.at is not None]
+    found = [flip for flip in comparison.tipping_points if flip.at is not None]
     assert {flip.rival for flip in found} == {"rdma", "hbm"}
     for flip in found:
         rival = SETTING.throughput(flip.rival)
@@ -69,5 +70,5 @@ def test_the_verdict_names_ratios_crossover_break_even_range_and_flips(compariso
     for part in ("tokens of RDMA prefetch", "from concurrency 32 on", "n*: after", "Over 140 to 750 ns", "behind"):
         assert part in words
     record = comparison_record(comparison)
-    assert record["label"] == "modelled"
-    assert record["hbm_crossover_concurrency"] == 32
+    assert record.label is Label.MODELLED
+    assert record.hbm_crossover_concurrency == 32

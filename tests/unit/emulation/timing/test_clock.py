@@ -22,15 +22,15 @@ def test_a_wall_clock_never_comes_back_before_its_deadline_less_its_overshoot():
         start_ns = clock.now_ns()
         achieved_ns = clock.stall(start_ns, 50_000)
         assert achieved_ns >= 50_000 - clock.overshoot_ns
-    assert clock.error.summary()["num_honoured"] == 50
+    assert clock.error.summary().num_honoured == 50
 
 
 def test_a_stall_that_was_over_before_it_began_is_counted_and_not_in_the_error():
     clock = WallClock()
     clock.stall(clock.now_ns() - 1_000_000, 5_000)
     summary = clock.error.summary()
-    assert (summary["num_honoured"], summary["num_late"]) == (0, 1)
-    assert summary["late_ns"] >= 995_000
+    assert (summary.num_honoured, summary.num_late) == (0, 1)
+    assert summary.late_ns >= 995_000
 
 
 def test_error_is_relative_to_what_was_requested():
@@ -38,5 +38,5 @@ def test_error_is_relative_to_what_was_requested():
     for achieved_ns in (1000, 1010, 990, 1100):
         error.add(1000, achieved_ns, late=False)
     summary = error.summary()
-    assert summary["median_error"] == pytest.approx(0.01)
-    assert summary["p99_error"] == pytest.approx(0.0973)
+    assert summary.median_error == pytest.approx(0.01)
+    assert summary.p99_error == pytest.approx(0.0973)
