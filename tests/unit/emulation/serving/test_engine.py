@@ -51,34 +51,34 @@ def test_one_request_on_an_idle_server_takes_its_closed_form():
     load_ns = COSTS.admission_ns + pages * (COSTS.index_page_ns + ClusterRoutes(spec).page_ns())
     prefill_ns = COSTS.prefill_token_ns + COSTS.prefill_token_slope_ns * (32768**2 - 32767**2)
     prefill_ns *= COSTS.prefill_own_share + (1 - COSTS.prefill_own_share) / 8
-    assert done["mean_ttft_ms"] * 1e6 == pytest.approx(load_ns + prefill_ns)
+    assert done.ttft_ms.mean * 1e6 == pytest.approx(load_ns + prefill_ns)
     context = 32768 + 256
     compute_ns = COSTS.step_base_ns + COSTS.step_request_ns
     compute_ns += (COSTS.step_context_token_ns + COSTS.step_longest_token_ns) * context
     entries = FootprintLaw.for_context(32768).total_misses(6144, 511) / 511
     fetch_ns = 61 * ClusterRoutes(spec).fetch_ns(entries, 0.0, 0.0)
-    assert done["mean_tpot_ms"] * 1e6 == pytest.approx(compute_ns + fetch_ns)
+    assert done.tpot_ms.mean * 1e6 == pytest.approx(compute_ns + fetch_ns)
 
 
 def test_hbm_only_fetches_nothing_and_takes_compute_alone():
     outcome = simulate(ClusterSpec("hbm", free_hbm_prefix=True), ClosedLoop(8, 8, 16384, 100))
     compute_ns = COSTS.step_base_ns + COSTS.step_request_ns
     compute_ns += (COSTS.step_context_token_ns + COSTS.step_longest_token_ns) * (16384 + 50)
-    assert figures(outcome)["mean_tpot_ms"] * 1e6 == pytest.approx(compute_ns)
+    assert figures(outcome).tpot_ms.mean * 1e6 == pytest.approx(compute_ns)
     assert outcome.bytes_by_link() == {}
 
 
 def test_equal_requests_of_a_gpu_are_admitted_one_after_the_other():
     """Mean TTFT of n requests is (n + 1) / 2 times that of one: those admitted first wait for nobody."""
     alone, four = (
-        figures(simulate(ClusterSpec("dram"), ClosedLoop(8 * n, 8 * n, 32768, 100)))["mean_ttft_ms"] for n in (1, 4)
+        figures(simulate(ClusterSpec("dram"), ClosedLoop(8 * n, 8 * n, 32768, 100))).ttft_ms.mean for n in (1, 4)
     )
     assert four == pytest.approx(2.5 * alone)
 
 
 def test_prefill_of_one_rank_is_faster_than_of_all_and_slower_than_its_share():
     def ttft(concurrency):
-        return figures(simulate(ClusterSpec("cxl"), ClosedLoop(concurrency, concurrency, 16384, 2, 1)))["mean_ttft_ms"]
+        return figures(simulate(ClusterSpec("cxl"), ClosedLoop(concurrency, concurrency, 16384, 2, 1))).ttft_ms.mean
 
     assert ttft(8) / 8 < ttft(1) < ttft(8)
 
@@ -192,7 +192,7 @@ def test_servers_on_one_pool_slow_one_another_unless_it_grows_with_them():
 
     def tpot(servers, devices):
         spec = ClusterSpec("cxl", num_servers=servers, num_devices=devices)
-        return figures(simulate(spec, ClosedLoop(64 * servers, 64 * servers, 131072, 256)))["mean_tpot_ms"]
+        return figures(simulate(spec, ClosedLoop(64 * servers, 64 * servers, 131072, 256))).tpot_ms.mean
 
     assert tpot(8, 2) > 1.3 * tpot(1, 2)
     assert tpot(4, 8) < tpot(1, 2)
@@ -301,7 +301,7 @@ def test_every_parameter_of_the_engine_has_an_effect():
 
     def throughputs(costs):
         return [
-            figures(simulate(ClusterSpec(tier, costs=costs), workload))["output_throughput"]
+            figures(simulate(ClusterSpec(tier, costs=costs), workload)).output_throughput
             for tier in ("dram", "rdma")
             for workload in workloads
         ]
