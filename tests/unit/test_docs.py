@@ -14,6 +14,7 @@ from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES, fig3_points
 from emulation.calibration.readings import summary
 from emulation.calibration.serving import fig4_points, headline_points, serving_points
 from emulation.errors import CxlbedError
+from emulation.schemas import SCHEMAS
 from emulation.timing.misses import FootprintLaw, ReuseLaw
 from emulation.timing.profile import Profile, load_profile, parse_profile
 from guest.errors import GuestError
@@ -79,6 +80,17 @@ def test_every_page_can_be_reached_from_the_readme():
 def test_the_tree_of_errors_is_drawn_as_it_is():
     drawn = _drawn_errors(PAGES["docs/results.md"])
     assert drawn == {error: status for root in _error_roots() for error, status in _tree(root)}
+
+
+@pytest.mark.parametrize("verb", ["run", "latency", "serve", "numa"])
+def test_every_field_of_a_record_is_explained(verb):
+    section = PAGES["docs/results.md"].partition(f"## `cxlbed {verb}`\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"\w+", section))
+    for statistics, figures in re.findall(r"`\{([\w,]+)\}_\{([\w,]+)\}_ms`", section):
+        named |= {f"{one}_{of}_ms" for one in statistics.split(",") for of in figures.split(",")}
+    if verb == "latency":  # --list
+        named |= set(re.findall(r"\w+", PAGES["docs/profiles.md"]))
+    assert {key for part in _parts_of(SCHEMAS[verb]()) for key in part} <= named
 
 
 def test_every_label_is_explained():
@@ -181,4 +193,4 @@ def _tree(error, parent=None):
 def _parts_of(schema):
     """The keys of each object of a schema."""
     for part in (schema, *schema.get("$defs", {}).values()):
-        yield list(part["properties"])
+        yield list(part.get("properties", ()))
