@@ -15,7 +15,7 @@ from sac_runtime.label import Label
 ENTRY_BYTES = 1152  # one bf16 row [SAC]
 NUM_LAYERS = 61  # [SAC]
 PREFIX_PIECE_TOKENS = 64  # assumed: one work request moves a page of 64 tokens of one layer
-NUM_READERS = 8  # GPUs behind one adapter [SAC's testbed has eight a host]
+NUM_READERS = 8  # GPUs behind one adapter [SAC's testbed has eight per host]
 FIG5_ENTRIES = (64, 128, 256, 512, 1024, 2048)
 FIG3_CONTEXTS = (16384, 32768, 65536, 131072)
 FIG3_CONCURRENCIES = (1, 4, 8, 16, 24, 32)

@@ -89,7 +89,7 @@ def recording_of_plans(plans: Sequence[Sequence[Plan]], context_tokens: int, top
 
 
 def tier_paths(num_readers: int = 1, read_by: str = "gpu") -> dict[str, list[LinkPath]]:
-    """Default paths of every tier, one a reader, all of one host."""
+    """Default paths of every tier, one per reader, all of one host."""
     names = DEFAULT_PROFILES[read_by]
     return {
         tier: [default_path(load_profile(name), f"reader{i % NUM_READERS}") for i in range(num_readers)]
@@ -98,7 +98,7 @@ def tier_paths(num_readers: int = 1, read_by: str = "gpu") -> dict[str, list[Lin
 
 
 def replay(recording: Recording, tiers: dict[str, list[LinkPath]]) -> list[TierReplay]:
-    """Replay over each tier's paths, one a reader. Ratios are to the tier `dram`, which must be among them."""
+    """Replay over each tier's paths, one per reader. Ratios are to the tier `dram`, which must be among them."""
     if "dram" not in tiers:
         raise InputError(f"replay: tiers {', '.join(tiers)} lack dram, which ratios are set against")
     topk_ns = {tier: _topk_ns(recording, paths) for tier, paths in tiers.items()}

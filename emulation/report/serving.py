@@ -29,7 +29,7 @@ TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma"
 
 
 def records_table(records: Sequence[ServingRecord]) -> Table:
-    """One line a record."""
+    """One line per record."""
     return make_table(
         "serving, modelled", COLUMNS, map(_row, records), caption="load: of the busiest link, over the whole run"
     )
@@ -45,7 +45,7 @@ def draw_records(
     for key, words in (("context_tokens", "context, tokens"), ("concurrency", "concurrency")):
         if len({getattr(record, key) for record in done}) > 1:
             path = folder / f"throughput_by_{key.removesuffix('_tokens')}.svg"
-            draw_lines(path, Axes("Throughput", words, "output tokens a second", log_x=True), _lines(done, key))
+            draw_lines(path, Axes("Throughput", words, "output tokens per second", log_x=True), _lines(done, key))
             written.append(path)
     if done:
         distributions = [latency for record, latency in zip(records, latencies, strict=True) if record.fits]
@@ -58,7 +58,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     """Throughput by concurrency, and CXL's lead by latency and bandwidth."""
     context = comparison.setting.context_tokens
     by_concurrency = make_table(
-        f"{context} tokens of context: output tokens a second, modelled",
+        f"{context} tokens of context: output tokens per second, modelled",
         ("concurrency", *TIER_NAMES.values()),
         (
             (concurrency, *(comparison.throughputs[tier][place] for tier in TIER_NAMES))
@@ -181,7 +181,7 @@ def _draw_distributions(
 def _draw_time(path: Path, records: Sequence[ServingRecord]) -> Path:
     states = list(records[0].seconds_a_request)
     spent = {state: [record.seconds_a_request[state] for record in records] for state in states}
-    draw_stacks(path, Axes("Where a request's time goes", "", "s a request"), _names(records), spent)
+    draw_stacks(path, Axes("Where a request's time goes", "", "s per request"), _names(records), spent)
     return path
 
 
@@ -220,7 +220,7 @@ def _range_words(comparison: Comparison, rival: str) -> str:
     rates = [point.device_bytes_per_ns for point in comparison.grid]
     where = "everywhere" if min(ratios) > 1 else "nowhere" if max(ratios) <= 1 else "in a part of it"
     return (
-        f"Over {min(latencies)} to {max(latencies)} ns and {significant(min(rates))} to {significant(max(rates))} GB/s a "
+        f"Over {min(latencies)} to {max(latencies)} ns and {significant(min(rates))} to {significant(max(rates))} GB/s per "
         f"device CXL is ahead of {TIER_NAMES[rival]} {where}: {min(ratios):.2f}x to {max(ratios):.2f}x."
     )
 
@@ -229,7 +229,7 @@ def draw_comparison(folder: Path, comparison: Comparison) -> Path:
     """Throughput by concurrency of the four tiers, the crossover with HBM only marked. Returns the file."""
     path = folder / f"compare_{comparison.setting.context_tokens}.svg"
     axes = Axes(
-        f"{comparison.setting.context_tokens} tokens of context", "concurrency", "output tokens a second", log_x=True
+        f"{comparison.setting.context_tokens} tokens of context", "concurrency", "output tokens per second", log_x=True
     )
     series = [Series(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in TIER_NAMES.items()]
     crossover = comparison.hbm_crossover

@@ -72,7 +72,7 @@ class EngineCosts:
     """What the serving engine itself takes; fitted by `calibration`, with the meaning of each beside it.
 
     A decode step of all GPUs in lockstep: base + per request of the fullest GPU + per token of its contexts (indexer)
-    + per token of the longest context (top-k selection: one block a sequence, so the longest sets its time).
+    + per token of the longest context (top-k selection: one block per sequence, so the longest sets its time).
     Fitted on 8 GPUs, and taken to hold for each GPU of servers with another number (assumed)."""
 
     step_base_ns: float = 37.0e6

@@ -167,7 +167,7 @@ def _profile_name(spec: ClusterSpec) -> str | None:
 
 
 def default_server(hbm_kv_gb: float | None = None) -> ServerSpec:
-    """The server of the paper's testbed, with another HBM capacity for KV if given (GB a GPU). Raises InputError."""
+    """The server of the paper's testbed, with another HBM capacity for KV if given (GB per GPU). Raises InputError."""
     if hbm_kv_gb is not None and not 0 < hbm_kv_gb < inf:
         raise InputError(f"server: hbm_kv_gb={hbm_kv_gb} must be a number of GB above 0")
     return ServerSpec() if hbm_kv_gb is None else ServerSpec(hbm_kv_bytes=round(hbm_kv_gb * 1e9))

@@ -19,7 +19,7 @@ from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import ClosedLoop, OpenLoop, TraceReplay, Workload
 
 TIERS = ("hbm", "dram", "cxl", "rdma")
-SCALE_RATE = 40.0  # requests a second of 64 servers: two thirds of what they can do
+SCALE_RATE = 40.0  # requests per second of 64 servers: two thirds of what they can do
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Reading:
 
 
 def main() -> int:
-    """Print a line a reading; 1 if a bound is missed."""
+    """Print one line per reading; 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path)
     parser.add_argument("--scale", action="store_true")

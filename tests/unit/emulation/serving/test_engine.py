@@ -111,7 +111,7 @@ def test_a_request_too_large_for_the_tier_is_refused_in_words():
 
 
 def test_prefetches_share_the_servers_transfer_engine():
-    """Eight at once, one a GPU, take eight times as long as one; a GPU's second waits for its first."""
+    """Eight at once, one per GPU, take eight times as long as one; a GPU's second waits for its first."""
 
     def prefetch_ns(concurrency):
         recorder = simulate(ClusterSpec("rdma"), ClosedLoop(concurrency, concurrency, 32768, 2)).recorder
