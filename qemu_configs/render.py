@@ -34,7 +34,7 @@ class HostLaunch:
     ssh_port: int  # on 127.0.0.1, forwarded to the guest's port 22
     console: Path  # the guest's serial console is written here
     monitor: Path  # QMP socket; plain command line only, libvirt has its own
-    backing_folder: Path  # one file a device; hosts that share a device share its file
+    backing_folder: Path  # one file per device; hosts that share a device share its file
     run_as: str | None = None  # "+UID:+GID" that a system-wide libvirt gives QEMU, so that it may read all of these
 
 
