@@ -21,8 +21,8 @@ from guest.errors import GuestError
 from guest.image.cache import NEEDED_BYTES, GuestImage, cache_root, list_images
 from guest.image.recipe import STOCK
 from qemu_configs import bedfile
+from qemu_configs.topology import MIB
 
-MIB = 1 << 20
 OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity
 DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
 NAME_ROOM = 20  # characters that should be left for a bed's name

@@ -17,7 +17,7 @@ from emulation.conformance.oracle import LATENT, ROPE, decode, dense_masked_atte
 from emulation.errors import InputError
 from guest.agent.guards import POISON_BYTE
 from guest.agent.task import LAYOUTS
-from sac_runtime.rows.layout import ByteArray, FloatArray, IntArray, KvLayout
+from sac_runtime.rows.layout import DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS, ByteArray, FloatArray, IntArray, KvLayout
 from sac_runtime.rows.quantise import pack_rows
 from sac_runtime.traces import synthetic
 from sac_runtime.traces.format import TraceReader, TraceStep
@@ -30,10 +30,10 @@ class JobShape:
     context_tokens: int = 16384
     num_layers: int = 4
     num_heads: int = 8
-    top_k: int = 2048
+    top_k: int = DEEPSEEK_TOP_K
     rows: str = "fp8"
     num_steps: int = 3
-    hot_buffer: int = 6144  # SAC's main runs
+    hot_buffer: int = SAC_BUFFER_SLOTS
     seed: int = 0
     trace: Path | None = None
 

@@ -79,7 +79,7 @@ def filled_store(spec: str, layout: KvLayout, num_rows: int) -> Iterator[MappedS
     named = StoreSpec.parse(spec)
     path = Path(named.where)
     if named.kind is StoreKind.SHARED and path.exists() and path.stat().st_size:
-        raise InputError(f"latency: store={spec!r} holds something already; give the path of a new file")
+        raise InputError(f"store {spec!r}: holds something already; give the path of a new file")
     with open_store(named, layout, num_rows) as store:
         fill_rows(store, lambda rows: expected_rows(rows, layout.row_bytes))
         yield store
@@ -98,10 +98,10 @@ def injected_times(
     The ratio is to the DRAM profile's time on the same store. Raises CxlbedError if a fetch brought wrong bytes."""
     times, total = [], InjectorError()
     drams = {profile.name: dram_beside(profile, profiles) for profile in profiles}
-    wanted = {profile.name: profile for profile in (*profiles, *drams.values())}
+    timed = {profile.name: profile for profile in (*profiles, *drams.values())}
     for count in entries:
         transfer = Transfer(count, count * store.layout.lines_per_row * LINE_BYTES)
-        arms = {name: _injected_arm(store, profile) for name, profile in wanted.items()}
+        arms = {name: _injected_arm(store, profile) for name, profile in timed.items()}
         _take_turns(list(arms.values()), count, repeats, seed)
         for arm in arms.values():
             total.absorb(arm.clock.error)
@@ -149,4 +149,4 @@ def _take_turns(arms: Sequence[_Arm], count: int, repeats: int, seed: int) -> No
             rows = rng.integers(0, arm.store.num_rows, count)
             arm.elapsed_ns.append(arm.store.read_rows(rows, out))
             if not np.array_equal(out, expected_rows(rows, layout.row_bytes)):
-                raise CxlbedError(f"latency: a fetch of {count} rows brought bytes that are not those of its rows")
+                raise CxlbedError(f"store: a fetch of {count} rows brought bytes that are not those of its rows")

@@ -11,9 +11,9 @@ from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import GPU_SUFFIX, Profile, load_profile
 from emulation.timing.profile_folders import profile_names
 from sac_runtime.label import Label
+from sac_runtime.rows.layout import DEEPSEEK_LAYERS
 
 ENTRY_BYTES = 1152  # one bf16 row [SAC]
-NUM_LAYERS = 61  # [SAC]
 PREFIX_PIECE_TOKENS = 64  # assumed: one work request moves a page of 64 tokens of one layer
 NUM_READERS = 8  # GPUs behind one adapter [SAC's testbed has eight per host]
 FIG5_ENTRIES = (64, 128, 256, 512, 1024, 2048)
@@ -93,7 +93,7 @@ def entries_us(profile: Profile, entries: int, entry_bytes: int = ENTRY_BYTES) -
     return default_path(profile).idle_ns(Transfer(entries, entries * entry_bytes)) / 1e3
 
 
-def prefix_transfer(context_tokens: int, num_layers: int = NUM_LAYERS, row_bytes: int = ENTRY_BYTES) -> Transfer:
+def prefix_transfer(context_tokens: int, num_layers: int = DEEPSEEK_LAYERS, row_bytes: int = ENTRY_BYTES) -> Transfer:
     """A whole prefix as one transfer, in pieces of a page of one layer."""
     pieces = -(-context_tokens // PREFIX_PIECE_TOKENS) * num_layers
     return Transfer(pieces, context_tokens * num_layers * row_bytes)
@@ -111,10 +111,10 @@ def tier_profiles(profile: Profile) -> list[Profile]:
     """All known profiles of the same tier and reader; for a GPU also the CPU's, read by a GPU."""
     known = [load_profile(name) for name in profile_names() if name != PREFIX_ENGINE]
     same_tier = [one for one in known if one.tier == profile.tier]
-    found = [one for one in same_tier if one.read_by == profile.read_by]
+    siblings = [one for one in same_tier if one.read_by == profile.read_by]
     if profile.read_by == "gpu":
-        found += [load_profile(one.name + GPU_SUFFIX) for one in same_tier if one.read_by == "cpu"]
-    return found
+        siblings += [load_profile(one.name + GPU_SUFFIX) for one in same_tier if one.read_by == "cpu"]
+    return siblings
 
 
 def dram_beside(profile: Profile, profiles: Sequence[Profile]) -> Profile:
@@ -126,4 +126,4 @@ def dram_beside(profile: Profile, profiles: Sequence[Profile]) -> Profile:
 def _require_positive(field: str, values: Sequence[int]) -> None:
     for value in values:
         if value < 1:
-            raise InputError(f"latency: {field}={value} must be at least 1")
+            raise InputError(f"fetch times: {field}={value} must be at least 1")

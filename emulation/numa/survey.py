@@ -19,7 +19,7 @@ from sac_runtime.rows.layout import PAGE_BYTES
 
 @dataclass(frozen=True)
 class Survey:
-    """What was found. Figures of both nodes are read by the CPUs of the local one."""
+    """The nodes, the proof and the figures of a survey. Figures of both nodes are read by the CPUs of the local one."""
 
     pair: Pair
     proof: Proof  # of the pool on the remote node

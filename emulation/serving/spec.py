@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from emulation.errors import InputError
 from emulation.timing.misses import FootprintLaw, MeasuredLaw, MissLaw
 from emulation.timing.profile import Profile, load_profile
-from sac_runtime.rows.layout import INDEX_PAGE_BYTES, INDEX_PAGE_TOKENS, KvLayout
+from sac_runtime.rows.layout import (
+    DEEPSEEK_LAYERS,
+    DEEPSEEK_TOP_K,
+    INDEX_PAGE_BYTES,
+    INDEX_PAGE_TOKENS,
+    SAC_BUFFER_SLOTS,
+    KvLayout,
+)
 
 GB = 1_000_000_000
 TIB = 1 << 40
@@ -17,10 +24,10 @@ TIERS = ("hbm", "dram", "cxl", "rdma")
 class ModelShape:
     """Sizes of a model's KV. Default: DeepSeek-V3.2 in bf16 [SAC, section 4]."""
 
-    num_layers: int = 61
+    num_layers: int = DEEPSEEK_LAYERS
     row_bytes: int = KvLayout.bf16().row_bytes
     index_token_bytes: int = INDEX_PAGE_BYTES // INDEX_PAGE_TOKENS  # indexer keys of a token and layer
-    top_k: int = 2048
+    top_k: int = DEEPSEEK_TOP_K
 
     @property
     def token_bytes(self) -> int:
@@ -104,7 +111,7 @@ class ClusterSpec:
     tier: str
     num_servers: int = 1
     num_devices: int = 2
-    hot_buffer: int = 6144
+    hot_buffer: int = SAC_BUFFER_SLOTS
     profile: Profile | None = None  # in place of the policy's: of the prefetch where there is one, else of sparse reads
     striped: bool = False
     overlap: float | None = None

@@ -11,6 +11,7 @@ from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.spec import ClusterSpec, ServerSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, TraceReplay, Workload
 from emulation.timing.profile import Profile
+from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
 
 _SERVED_BY = {"dram": ("dram", "numa"), "cxl": ("cxl",), "rdma": ("rdma",), "hbm": ()}
 
@@ -26,7 +27,7 @@ class SweepAxes:
     devices: tuple[int, ...] = (2,)
     servers: tuple[int, ...] = (1,)
     gpus: tuple[int, ...] = (8,)
-    hot_buffers: tuple[int, ...] = (6144,)
+    hot_buffers: tuple[int, ...] = (SAC_BUFFER_SLOTS,)
     profiles: tuple[Profile, ...] = ()
     rounds: tuple[int, ...] = (2,)
     measured_misses: Mapping[int, float] = field(default_factory=dict)  # by slots of the hot buffer

@@ -65,7 +65,9 @@ class ClosedLoop:
     def __post_init__(self) -> None:
         _require_positive(self, "num_prompts", "max_concurrency", "prompt_len", "output_len", "num_prefixes")
         if self.round_number not in (1, 2):
-            raise InputError(f"closed loop: round={self.round_number} must be 1 (populate) or 2 (every prefix hits)")
+            raise InputError(
+                f"ClosedLoop: round_number={self.round_number} must be 1 (populate) or 2 (every prefix hits)"
+            )
 
     @property
     def longest_len(self) -> int:

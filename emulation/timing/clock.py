@@ -48,7 +48,7 @@ class VirtualClock:
             self._now_ns = deadline_ns
 
     def stall(self, start_ns: int, requested_ns: int) -> int:
-        """As Clock.stall; always what was asked, or more if the clock was past that."""
+        """As Clock.stall; always `requested_ns`, or more if the clock was past that."""
         self.wait_until(start_ns + requested_ns)
         return self._now_ns - start_ns
 
@@ -69,7 +69,7 @@ class InjectorSummary:
 
 @dataclass
 class InjectorError:
-    """How well stalls met what was asked of them; apart from the error of the model that asked."""
+    """How well stalls met their requests; apart from the error of the model that asked."""
 
     relative: "array[float]" = field(default_factory=lambda: array("d"))  # of each honoured stall, signed
     num_late: int = 0  # stalls that were over before they began: the real access was slower

@@ -32,6 +32,7 @@ from functools import cached_property
 from typing import Protocol, Self
 
 from emulation.errors import InputError
+from sac_runtime.rows.layout import DEEPSEEK_TOP_K
 from sac_runtime.traces.format import TraceReader
 from sac_runtime.traces.replay import PlanOnly, Replay
 from sac_runtime.traces.synthetic import LayerModel, SyntheticSpec
@@ -74,7 +75,9 @@ class FootprintLaw:
     source: str = "tokens touched in 1K steps, SAC Fig 4"
 
     @classmethod
-    def for_context(cls, context_tokens: int, top_k: int = 2048, overlap: float | None = None) -> "FootprintLaw":
+    def for_context(
+        cls, context_tokens: int, top_k: int = DEEPSEEK_TOP_K, overlap: float | None = None
+    ) -> "FootprintLaw":
         """The law of a context length; `overlap` (0..1) of consecutive steps sets the exponent in place of Fig 4."""
         if overlap is not None:
             return cls(context_tokens, top_k, math.log2(2 - overlap), source=f"overlap of {overlap:g}, as given")
@@ -170,7 +173,7 @@ class MeasuredLaw:
     source: str = "a recorded trace through the runtime's hot buffer"
 
     @classmethod
-    def of_trace(cls, trace: TraceReader, buffer_slots: int, top_k: int = 2048) -> Self:
+    def of_trace(cls, trace: TraceReader, buffer_slots: int, top_k: int = DEEPSEEK_TOP_K) -> Self:
         """Mean over a trace's requests, layers and second half (buffers full), at a model's `top_k`: a trace of another
         top-k scales slots and misses alike. Raises InputError for fewer than two steps."""
         header, scale = trace.header, trace.header.top_k / top_k

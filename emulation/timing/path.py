@@ -139,8 +139,8 @@ def bed_path(
             raise InputError(f"host {host!r}: devices={name!r} is not attached; it holds {', '.join(attachments)}")
     profiles = {topology.device(name).profile or default_profile for name in devices}
     if len(profiles) != 1:
-        found = ", ".join(sorted(profiles)) or "none"
-        raise InputError(f"host {host!r}: profiles of {', '.join(devices)} are {found}; one path needs one profile")
+        names = ", ".join(sorted(profiles)) or "none"
+        raise InputError(f"host {host!r}: profiles of {', '.join(devices)} are {names}; one path needs one profile")
     profile = load_profile(profiles.pop())
     if read_by == "gpu" and profile.read_by == "cpu":
         profile = read_by_gpu(profile)

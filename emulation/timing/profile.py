@@ -85,8 +85,14 @@ def read_by_gpu(tier: Profile) -> Profile:
     if tier.read_by == "gpu":
         raise InputError(f"profile {tier.name}: read_by='gpu' already; take it without {GPU_SUFFIX}")
     gpu = load_profile(GPU_READER)
-    taken = ("setup_ns", "floor_ns", "outstanding_bytes", "reader.read_bytes_per_ns", "reader.write_bytes_per_ns")
-    sources = {**tier.sources, **{name: gpu.sources[name] for name in taken}}
+    readers_figures = (
+        "setup_ns",
+        "floor_ns",
+        "outstanding_bytes",
+        "reader.read_bytes_per_ns",
+        "reader.write_bytes_per_ns",
+    )
+    sources = {**tier.sources, **{name: gpu.sources[name] for name in readers_figures}}
     for name in ("read_latency_ns", "write_latency_ns"):
         sources[name] = f"{tier.sources[name]}; plus a GPU's {gpu.read_latency_ns} ns over PCIe (assumed to add up)"
     return replace(

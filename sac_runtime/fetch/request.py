@@ -24,7 +24,7 @@ from sac_runtime.fetch.residency import (
 from sac_runtime.memory.backing import Backing
 from sac_runtime.memory.gather import slot_gather
 from sac_runtime.memory.store import Plan
-from sac_runtime.rows.layout import ByteArray, IntArray, KvLayout
+from sac_runtime.rows.layout import DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS, ByteArray, IntArray, KvLayout
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class FetchConfig:
     """Sizes of the fetch path. capacity: slots of a hot buffer, ignored by `resident`, which has one for each token."""
 
     num_layers: int
-    top_k: int = 2048
-    capacity: int = 6144  # SAC's main runs
+    top_k: int = DEEPSEEK_TOP_K
+    capacity: int = SAC_BUFFER_SLOTS
     residency: Residency = Residency.SPARSE
 
 

@@ -28,6 +28,10 @@ PAGE_BYTES = 4096
 FP8_TILE = 128  # latent values that share one fp8 scale
 FP8_PADDED_STRIDE_BYTES = 704  # 656 B of payload up to the next whole line
 
+DEEPSEEK_LAYERS = 61  # DeepSeek-V3.2, the model of SAC's runs
+DEEPSEEK_TOP_K = 2048
+SAC_BUFFER_SLOTS = 6144  # hot buffer of SAC's main runs, per layer and request
+
 INDEX_PAGE_TOKENS = 64
 INDEX_PAGE_BYTES = INDEX_PAGE_TOKENS * (128 + 4)  # 64 x 128 e4m3, then 64 fp32 scales [DeepGEMM, SGLang]
 

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sac_runtime.errors import GeometryError
+from sac_runtime.rows.layout import DEEPSEEK_LAYERS, DEEPSEEK_TOP_K
 from sac_runtime.traces.format import TokenSet, TraceHeader, TraceStep
 
 FIG4_TOUCHED_TOKENS = {
@@ -33,7 +34,7 @@ FIG4_TOUCHED_TOKENS = {
 }
 """Context tokens -> tokens touched at least once while 1K tokens are produced at top_k 2048, mean over the layers.
 Source: SAC, Fig 4 (arXiv 2606.19746, CC BY 4.0): total stated in the text, active part read off the figure."""
-FIG4_TOP_K = 2048
+FIG4_TOP_K = DEEPSEEK_TOP_K
 FIG4_STEPS = 1000
 
 PUBLISHED_MIDDLE_OVERLAP = (0.35, 0.50)  # HiSparse, consecutive steps in middle layers
@@ -138,7 +139,7 @@ class SyntheticSpec:
 
     @classmethod
     def published(
-        cls, context_tokens: int, top_k: int = FIG4_TOP_K, num_layers: int = 61, seed: int = 0
+        cls, context_tokens: int, top_k: int = FIG4_TOP_K, num_layers: int = DEEPSEEK_LAYERS, seed: int = 0
     ) -> "SyntheticSpec":
         """The published behaviour at a context length.
 

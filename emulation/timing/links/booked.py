@@ -44,10 +44,10 @@ class Reservations:
         with self._locked():
             for probe in range(MAX_LINKS):
                 line = _WORDS * (1 + (first + probe) % MAX_LINKS)
-                found = self._words[line], self._words[line + 1]
-                if found == (first, second):
+                kept = self._words[line], self._words[line + 1]
+                if kept == (first, second):
                     return line
-                if found == (0, 0):
+                if kept == (0, 0):
                     self._words[line], self._words[line + 1] = first, second
                     return line
         raise InputError(f"link state: more than {MAX_LINKS} links; remove the file to start anew")

@@ -56,4 +56,4 @@ def test_there_is_no_ratio_to_a_profile_that_the_store_is_too_slow_for():
     assert dram.late == 5  # 0.15 us: no call from Python is as fast
     assert dram.ratio_to_dram is None
     assert rdma.ratio_to_dram is None
-    assert error["num_late"] >= 5
+    assert error.num_late >= 5
