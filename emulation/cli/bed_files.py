@@ -83,11 +83,15 @@ def render(
             write_json(Path("-"), picture_of(topology, chosen).to_json())
 
 
-def schema() -> None:
-    """Print the JSON Schema of bed files, for editors."""
-    from qemu_configs.bedfile import json_schema
+def schema(
+    of: Annotated[str, typer.Argument(metavar="[OF]", help="bed, profile, run, latency, serve or numa.")] = "bed",
+) -> None:
+    """Print a JSON Schema: of bed files or profiles, for editors, or of what a verb writes with --json."""
+    from emulation.schemas import SCHEMAS
 
-    write_json(Path("-"), json_schema())
+    if of not in SCHEMAS:
+        raise InputError(f"schema '{of}': is unknown; take one of {', '.join(SCHEMAS)}")
+    write_json(Path("-"), SCHEMAS[of]())
 
 
 def _show_verdict(verdict: dict[str, Any], quiet: bool) -> None:
