@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emulation.errors import InputError
-from emulation.timing.profile_file import Figure, LinkFigures, parse_file
+from emulation.timing.profile_file import CoherenceFigures, Figure, LinkFigures, parse_file
 from emulation.timing.profile_folders import find_profile
 
 GPU_SUFFIX = "@gpu"
@@ -21,6 +21,16 @@ class Bandwidth:
 
     read_bytes_per_ns: float
     write_bytes_per_ns: float
+
+
+@dataclass(frozen=True)
+class Coherence:
+    """What software's coherence takes for `num_bytes` at once, the transfer itself included, in ns. By what the CPU does:
+    publish_ns: `non_temporal` stores, `clflush` or an `uncached` mapping; fresh_read_ns: `clflush` or `uncached`."""
+
+    num_bytes: int
+    publish_ns: Mapping[str, int]
+    fresh_read_ns: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,10 @@ class Profile:
     port: Bandwidth
     device: Bandwidth
     loaded_latency: tuple[tuple[float, float], ...]  # (load by others 0..1, factor on the latency), rising
+    subject: str | None  # what is described: profiles of one subject are readings of the same thing, which may disagree
+    coherence: (
+        Coherence | None
+    )  # what hosts take that share the tier without hardware's help; None: nothing, or unknown
     sources: Mapping[str, str]  # dotted name of each figure -> its source
 
     def latency_ns(self, write: bool = False, load: float = 0.0) -> float:
@@ -117,9 +131,12 @@ def parse_profile(text: str, owner: str) -> Profile:
 
 
 def _value(part: Any) -> Any:
-    """What a part of the file is in a Profile: a text, a number, a bandwidth or a curve."""
+    """What a part of the file is in a Profile: a text, a number, a bandwidth, a curve or times of coherence."""
     if isinstance(part, LinkFigures):
         return Bandwidth(part.read_bytes_per_ns.value, part.write_bytes_per_ns.value)
+    if isinstance(part, CoherenceFigures):
+        times = ({way: figure.value for way, figure in group} for group in (part.publish_ns, part.fresh_read_ns))
+        return Coherence(part.num_bytes.value, *times)
     if isinstance(part, Figure):
         return tuple(map(tuple, part.value)) if isinstance(part.value, list) else part.value
     return part

@@ -4,7 +4,7 @@ A file holds `name`, `tier`, `read_by`, `summary` and figures; a figure is `{val
 and one that nobody published says `source: assumed ...`. Bandwidths are in bytes per ns, which is GB/s.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Generic, Literal, NoReturn, Self, TypeVar, get_args
 
@@ -75,8 +75,13 @@ def _require_rising(curve: list[list[float]]) -> list[list[float]]:
     return curve
 
 
-def _require_mapping(link: object) -> object:
-    return link if isinstance(link, dict) else _break(f"must hold {' and '.join(LinkFigures.model_fields)}")
+def _mapping(model: Callable[[], type[BaseModel]]) -> BeforeValidator:
+    """A part that is no mapping is told which keys it must hold."""
+
+    def require(part: object) -> object:
+        return part if isinstance(part, dict) else _break(f"must hold {' and '.join(model().model_fields)}")
+
+    return BeforeValidator(require)
 
 
 Text = Annotated[
@@ -147,7 +152,30 @@ class LinkFigures(_Part):
     write_bytes_per_ns: RateFigure
 
 
-_Link = Annotated[LinkFigures, BeforeValidator(_require_mapping)]
+class PublishFigures(_Part):
+    """Time until what a host wrote is visible to the others, by what its CPU does for that, in ns."""
+
+    non_temporal: NanosecondsFigure
+    clflush: NanosecondsFigure
+    uncached: NanosecondsFigure
+
+
+class FreshReadFigures(_Part):
+    """Time of a read that is sure to bring what others wrote, by what the CPU does for that, in ns."""
+
+    clflush: NanosecondsFigure
+    uncached: NanosecondsFigure
+
+
+class CoherenceFigures(_Part):
+    """What software's coherence takes for `num_bytes` at once, the transfer itself included."""
+
+    num_bytes: NumBytesFigure
+    publish_ns: Annotated[PublishFigures, _mapping(lambda: PublishFigures)]
+    fresh_read_ns: Annotated[FreshReadFigures, _mapping(lambda: FreshReadFigures)]
+
+
+_Link = Annotated[LinkFigures, _mapping(lambda: LinkFigures)]
 
 
 class ProfileFile(_Part):
@@ -170,6 +198,8 @@ class ProfileFile(_Part):
     port: _Link
     device: _Link
     loaded_latency: CurveFigure
+    subject: Text | None = None
+    coherence: Annotated[CoherenceFigures, _mapping(lambda: CoherenceFigures)] | None = None
 
     def sources(self) -> dict[str, str]:
         """The source of each figure, by its dotted name."""
@@ -203,8 +233,8 @@ def _sources(prefix: str, part: BaseModel) -> Iterator[tuple[str, str]]:
     for name, value in part:
         if isinstance(value, Figure):
             yield prefix + name, value.source
-        elif isinstance(value, LinkFigures):
-            yield from _sources(f"{name}.", value)
+        elif isinstance(value, BaseModel):
+            yield from _sources(f"{prefix}{name}.", value)
 
 
 def _place(error: ErrorDetails) -> tuple[int, int]:
@@ -230,8 +260,23 @@ def _worded(error: ErrorDetails) -> str:
 
 
 def _unknown(above: tuple[int | str, ...]) -> str:
-    known = (LinkFigures if above else ProfileFile).model_fields
-    return f"is an unknown key; known are {', '.join(known)}"
+    return f"is an unknown key; known are {', '.join(_part_at(above).model_fields)}"
+
+
+def _part_at(place: tuple[int | str, ...]) -> type[BaseModel]:
+    """The model of the part of a file at `place`."""
+    model: type[BaseModel] = ProfileFile
+    for step in place:
+        model = next(_models(model.model_fields[str(step)].annotation))
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that an annotation is made of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _dotted(loc: tuple[int | str, ...]) -> str:

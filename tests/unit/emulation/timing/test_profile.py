@@ -13,7 +13,7 @@ GOOD = (PROFILE_FOLDER / "cxl-switched-220.yaml").read_text()
 def test_every_figure_of_every_profile_has_a_source(name):
     profile = load_profile(name)
     assert profile.name == name
-    assert len(profile.sources) == 8 + 8 + 1
+    assert len(profile.sources) == 8 + 8 + 1 + (1 + 3 + 2 if profile.coherence else 0)
     for source in profile.sources.values():
         assert len(source) > 5
 

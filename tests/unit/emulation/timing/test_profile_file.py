@@ -22,6 +22,9 @@ WHOLE = "op_ns={} must be a whole number of at least 0, at most 1000000000000"
 RATE = "reader.read_bytes_per_ns={} must be a number above 0 (bytes per ns, which is GB/s), from 1e-06 to 1e+12"
 CURVE = "must be a list of [load 0..1, factor >= 1, at most 1e+06], both rising, that starts at [0, 1]"
 FIGURE = "must be {value: ..., source: ...}; where nobody published it, source: assumed"
+SOURCE = "assumed: as arXiv 2511.20172 (Beluga) [coherence] gives for the same switch; second-hand"
+UNCACHED = shown({"value": 166490, "source": SOURCE})
+FRESH = shown({"clflush": {"value": 5980, "source": SOURCE}, "uncached": {"value": 166490, "source": SOURCE}})
 UNKNOWN = "is an unknown key; known are name, tier, read_by, summary, read_latency_ns"
 
 
@@ -75,14 +78,36 @@ def problems_of(text):
                 "op_ns.source=[1] must be text that says where the value is from; where nobody published it, source: assumed",
             ],
         ),
+        (
+            GOOD.replace("    clflush: {value: 5980,", "    clflush: {value: 5.98,"),
+            ["coherence.fresh_read_ns.clflush=5.98 must be a whole number of at least 0, at most 1000000000000"],
+        ),
+        (
+            GOOD.replace("  fresh_read_ns:", "  stale_read_ns:"),
+            [
+                f"coherence.stale_read_ns={FRESH} is an unknown key; known are num_bytes, publish_ns, fresh_read_ns",
+                "coherence.fresh_read_ns=None is missing; give it",
+            ],
+        ),
+        (
+            GOOD.replace("    uncached: {value: 166490,", "    cached: {value: 166490,"),
+            [
+                f"coherence.fresh_read_ns.cached={UNCACHED} is an unknown key; known are clflush, uncached",
+                "coherence.fresh_read_ns.uncached=None is missing; give it",
+            ],
+        ),
+        (
+            GOOD.partition("coherence:")[0] + "coherence: 3",
+            ["coherence=3 must hold num_bytes and publish_ns and fresh_read_ns"],
+        ),
         (with_line("tier", "tier: optane"), ["tier='optane' must be one of dram, numa, cxl, rdma"]),
         (with_line("tier", ""), ["tier=None is missing; give it"]),
         (with_line("name", 'name: "\\ud800"'), ["name='\\ud800' must be text of at most 10000 characters"]),
         (with_line("name", "name: 3"), ["name=3 must be text of at most 10000 characters"]),
-        (GOOD + "tier: cxl\n", ["line 26: key 'tier' stands twice in one place (keep one)"]),
+        (GOOD + "tier: cxl\n", ["line 36: key 'tier' stands twice in one place (keep one)"]),
         (
             with_line("op_ns", "op_ns: {value: 3, value: -4, source: x}"),
-            ["line 10: key 'value' stands twice in one place (keep one)", WHOLE.format("-4")],
+            ["line 11: key 'value' stands twice in one place (keep one)", WHOLE.format("-4")],
         ),
     ],
 )
@@ -102,7 +127,7 @@ def test_each_finding_names_field_value_and_rule(text, problems):
         (GOOD + "x: " + "[" * 3000, "is not YAML that can be read: it nests too deeply"),
         (GOOD + "x: " + "[" * 300 + "]" * 300, "x=[[[[[...]]]]] is an unknown key"),
         (GOOD + "x: &x [*x]\n", "x=[[[[[...]]]]] is an unknown key"),
-        (GOOD + "? &k [*k]\n: 3\n", "line 26: is not YAML: found unhashable key"),
+        (GOOD + "? &k [*k]\n: 3\n", "line 36: is not YAML: found unhashable key"),
         (
             with_value("op_ns", "9" * 5000),
             "is not YAML that can be read: a value is not of its type (Exceeds the limit",
@@ -112,8 +137,8 @@ def test_each_finding_names_field_value_and_rule(text, problems):
         (with_value("op_ns", "!!timestamp x"), "is not YAML that can be read: a value is not of its type"),
         (with_value("op_ns", "2001-99-99"), "is not YAML that can be read: a value is not of its type"),
         (with_line("name", 'name: "\\UFFFFFFFF"'), "is not YAML that can be read: a value is not of its type"),
-        (with_value("op_ns", "!!python/object:os.system x"), "line 10: is not YAML: could not determine a constructor"),
-        (GOOD + "---\n" + GOOD, "line 26: is not YAML: but found another document"),
+        (with_value("op_ns", "!!python/object:os.system x"), "line 11: is not YAML: could not determine a constructor"),
+        (GOOD + "---\n" + GOOD, "line 36: is not YAML: but found another document"),
         (GOOD + "#" * MOST_CHARACTERS, f"holds {MOST_CHARACTERS + len(GOOD)} characters, more than {MOST_CHARACTERS}"),
         ("- 1", "holds list, needs keys: name, tier, read_by"),
         ("", "holds NoneType, needs keys: name, tier, read_by"),
@@ -163,7 +188,9 @@ def test_a_value_in_an_error_is_cut_and_keeps_the_order_of_the_file():
 def test_the_schema_lists_each_key_and_what_a_figure_may_be():
     schema = json_schema()
     assert json.loads(json.dumps(schema)) == schema
-    assert schema["required"] == [field.name for field in fields(Profile) if field.name != "sources"]
+    keys = [field.name for field in fields(Profile) if field.name != "sources"]
+    assert list(schema["properties"]) == keys
+    assert schema["required"] == [key for key in keys if key not in ("subject", "coherence")]
     assert schema["properties"]["tier"]["enum"] == list(TIERS)
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["NumDevicesFigure"]["properties"]["value"] == {
