@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from emulation.errors import InputError
-from emulation.timing.profile_file import CoherenceFigures, Figure, LinkFigures, parse_file
+from emulation.timing.figure_file import Figure
+from emulation.timing.profile_file import CoherenceFigures, LinkFigures, parse_file
 from emulation.timing.profile_folders import find_profile
 
 GPU_SUFFIX = "@gpu"
