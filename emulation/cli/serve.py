@@ -55,6 +55,18 @@ TopkTraceOption = Annotated[
     Path | None,
     typer.Option("--topk-trace", help="Misses from this recorded top-k trace through the runtime's buffer."),
 ]
+ModelOption = Annotated[
+    str, typer.Option("--model", help="Model: a shipped name (deepseek-v3.2, glm-5, kimi-like) or a .yaml file.")
+]
+GpuOption = Annotated[str, typer.Option("--gpu", help="GPU: a shipped name (h20, h100, h200, b200) or a .yaml file.")]
+RdmaOption = Annotated[
+    str,
+    typer.Option(
+        "--rdma", help="How KV comes by RDMA: sac, sac-rows, beluga-rows, mooncake, mooncake-4x200 or a .yaml file."
+    ),
+]
+NicsOption = Annotated[int | None, typer.Option("--nics", help="Network cards per server, in place of --rdma's.")]
+NicGbitOption = Annotated[float | None, typer.Option("--nic-gbit", help="Wire of each network card, Gb/s.")]
 StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
 HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV per GPU, in GB.")]
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.")]
@@ -85,6 +97,11 @@ def serve(
     burstiness: BurstOption = 1.0,
     overlap: OverlapOption = None,
     topk_trace: TopkTraceOption = None,
+    model: ModelOption = "deepseek-v3.2",
+    gpu: GpuOption = "h20",
+    rdma: RdmaOption = "sac",
+    nics: NicsOption = None,
+    nic_gbit: NicGbitOption = None,
     striped: StripedOption = False,
     hbm_kv: HbmOption = None,
     plots: PlotsOption = None,
@@ -93,8 +110,8 @@ def serve(
 ) -> None:
     """Throughput, TTFT and TBT of SAC on a CXL pool, on local DRAM, with RDMA prefetch, and of HBM only: a calibrated model
     of the serving engine over the links of the timing profiles."""
-    from emulation.serving.spec import ClusterSpec
-    from emulation.serving.sweep import Arrivals, SweepAxes, default_server
+    from emulation.serving.sweep import Arrivals, SweepAxes
+    from emulation.serving.testbed import cluster_on
 
     hot_buffers = _numbers("hot-buffer", hot_buffer)
     axes = SweepAxes(
@@ -110,7 +127,7 @@ def serve(
         _numbers("round", round_number),
         _measured_misses(topk_trace, hot_buffers),
     )
-    base = ClusterSpec("cxl", overlap=overlap, striped=striped, server=default_server(hbm_kv))
+    base = replace(cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv), overlap=overlap, striped=striped)
     if burstiness != 1 and (rate is None or trace is not None):
         raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate, and no --trace")
     num_prompts = _one_number("requests", requests)

@@ -9,7 +9,7 @@ from emulation.report.plots import Axes, Series, draw_lines, draw_stacks
 from emulation.report.tables import Cell, make_table
 from emulation.report.wording import significant
 from emulation.serving.compare import RIVALS, Comparison, TippingPoint
-from emulation.serving.records import ComparisonRecord, ConcurrencyPoint, ServingRecord
+from emulation.serving.records import ComparisonRecord, ConcurrencyPoint, ScenarioRecord, ServingRecord
 from sac_runtime.label import Label
 
 COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
@@ -30,9 +30,21 @@ TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma"
 
 def records_table(records: Sequence[ServingRecord]) -> Table:
     """One line per record."""
-    return make_table(
-        "serving, modelled", COLUMNS, map(_row, records), caption="load: of the busiest link, over the whole run"
+    caption = f"load: of the busiest link, over the whole run\n{setting_words(records)}"
+    return make_table("serving, modelled", COLUMNS, map(_row, records), caption=caption)
+
+
+def setting_words(records: Sequence[ScenarioRecord]) -> str:
+    """What the figures are of, and what the model was fitted to."""
+    hardware = dict.fromkeys(f"{record.model} on {record.gpus} {record.gpu} per server" for record in records)
+    cards = dict.fromkeys(
+        f"RDMA as {record.rdma!r}, {record.nics} NICs of {significant(record.nic_gbit)} Gb/s per server"
+        for record in records
+        if record.nics and record.nic_gbit
     )
+    fitted = dict.fromkeys(f"fitted to {record.fit_range.words()}" for record in records)
+    outside = dict.fromkeys(f"outside the fit: {word}" for record in records for word in record.outside_fit)
+    return "\n".join((*hardware, *cards, *fitted, *outside))
 
 
 def draw_records(

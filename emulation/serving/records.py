@@ -7,6 +7,7 @@ from typing import Self
 
 from emulation.serving.cluster import Outcome
 from emulation.serving.compare import GridPoint, TippingPoint
+from emulation.serving.fit_range import FIT_RANGE, FitRange
 from sac_runtime.label import Label
 
 
@@ -15,6 +16,11 @@ class ScenarioRecord:
     """What was run. None: as the trace has it, or without meaning for the tier (devices without a pool)."""
 
     tier: str
+    model: str
+    gpu: str
+    rdma: str | None  # the way of RDMA, its network cards per server and their wire
+    nics: int | None
+    nic_gbit: float | None
     context_tokens: int | None
     concurrency: int | None  # in flight at most; None: requests come at their own times
     output_tokens: int | None
@@ -27,6 +33,8 @@ class ScenarioRecord:
     striped: bool
     round: int
     seed: int
+    outside_fit: tuple[str, ...]  # what of it the model was not fitted to
+    fit_range: FitRange = FIT_RANGE
     label: Label = Label.MODELLED
 
 

@@ -74,7 +74,10 @@ class ClusterRoutes:
         gpus = self._add_gpus(server, profile)
         if self.spec.policy.home == "server":
             homes = [self.links.add(f"server{server}.dram{i}", profile.device) for i in range(self._num_sockets)]
-            return [[(gpus, 1.0), (homes[self._socket(gpu)], 1.0)] for gpu in range(self.spec.server.num_gpus)]
+            return [
+                [(gpus, 1.0), (homes[self._socket(gpu)], 1.0), *self._nic_route(server, gpu, profile)]
+                for gpu in range(self.spec.server.num_gpus)
+            ]
         adapters = [self.links.add(f"server{server}.adapter{i}", profile.adapter) for i in range(self._num_sockets)]
         return [
             [(gpus, 1.0), (adapters[self._socket(gpu)], 1.0), *self._device_route(server, gpu)]
@@ -104,6 +107,12 @@ class ClusterRoutes:
             for i in range(self.spec.num_devices)
             for device in [self.links.add(f"pool.device{i}", profile.device)]
         ]
+
+    def _nic_route(self, server: int, gpu: int, profile: Profile) -> list[tuple[Duplex, float]]:
+        """The GPU's share of the network cards, where rows come over them."""
+        if profile.tier != "rdma":
+            return []
+        return [(self.links.add(f"server{server}.nic{gpu}", profile.adapter), 1.0)]
 
     def _device_route(self, server: int, gpu: int) -> list[tuple[Duplex, float]]:
         rank = server * self.spec.server.num_gpus + gpu

@@ -1,11 +1,13 @@
 """What is simulated: model, server, cluster, the four ways to keep KV, and the engine's calibrated costs.
 Knows sizes and settings, no time and no requests. Everything here is frozen."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from math import ceil
 
 from emulation.errors import InputError
 from emulation.timing.misses import FootprintLaw, MeasuredLaw, MissLaw
-from emulation.timing.profile import Profile, load_profile
+from emulation.timing.profile import Bandwidth, Profile, load_profile
 from sac_runtime.rows.layout import (
     DEEPSEEK_LAYERS,
     DEEPSEEK_TOP_K,
@@ -22,12 +24,23 @@ TIERS = ("hbm", "dram", "cxl", "rdma")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model's KV. Default: DeepSeek-V3.2 in bf16 [SAC, section 4]."""
+    """Sizes of a model: of its KV, and of the weights that a token is computed with. Default: DeepSeek-V3.2 in bf16, as the file
+    `deepseek-v3.2` has it."""
 
+    name: str = "DeepSeek-V3.2"
     num_layers: int = DEEPSEEK_LAYERS
     row_bytes: int = KvLayout.bf16().row_bytes
     index_token_bytes: int = INDEX_PAGE_BYTES // INDEX_PAGE_TOKENS  # indexer keys of a token and layer
     top_k: int = DEEPSEEK_TOP_K
+    max_context_tokens: int = 163_840  # prompt and output
+    total_parameters: float = 671e9
+    active_parameters: float = 37e9  # that take part in a token
+    weight_bits: float = 4
+
+    @property
+    def weight_bytes(self) -> float:
+        """All weights."""
+        return self.total_parameters * self.weight_bits / 8
 
     @property
     def token_bytes(self) -> int:
@@ -38,6 +51,34 @@ class ModelShape:
     def index_bytes(self) -> int:
         """Indexer keys of a token, all layers."""
         return self.num_layers * self.index_token_bytes
+
+
+@dataclass(frozen=True)
+class GpuSpec:
+    """Published figures of a GPU. tflops: dense bf16; reserved_bytes: of its HBM, for activations and graphs. Default: the H20 of
+    SAC's testbed, as the file `h20` has it."""
+
+    name: str = "H20"
+    hbm_bytes: int = 96 * GB
+    hbm_bytes_per_ns: float = 4000.0
+    tflops: float = 148.0
+    reserved_bytes: int = 14 * GB
+
+
+@dataclass(frozen=True)
+class RdmaWay:
+    """One way to move KV by RDMA. reads: 'prefixes', whole, before a request's prefill; or 'rows', the misses of each step, with
+    nothing prefetched. profile: what an operation takes; nics: network cards per server, of nic_bytes_per_ns each, of which each
+    GPU has its share. Of prefixes: request_ns, ops_per_entry and hold are EngineCosts' prefetch figures; None: as fitted."""
+
+    name: str = "sac"
+    reads: str = "prefixes"
+    profile: str = "sac-gpu-rdma"
+    nics: int = 8
+    nic_bytes_per_ns: float = 12.5
+    request_ns: float | None = None
+    ops_per_entry: float | None = None
+    hold: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +161,8 @@ class ClusterSpec:
     device_bytes: int = 8 * TIB  # assumed: see ServerSpec.dram_bytes
     server: ServerSpec = ServerSpec()
     model: ModelShape = ModelShape()
+    gpu: GpuSpec = GpuSpec()
+    rdma: RdmaWay = RdmaWay()
     costs: EngineCosts = field(default_factory=EngineCosts)
 
     def __post_init__(self) -> None:
@@ -135,13 +178,18 @@ class ClusterSpec:
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise InputError(f"cluster: overlap={self.overlap} must lie between 0 and 1")
 
-    @property
+    @cached_property
     def policy(self) -> Policy:
-        return POLICIES[self.tier]
+        policy = POLICIES[self.tier]
+        if self.tier == "rdma" and self.rdma.reads == "rows":
+            return replace(policy, fetch_profile=self.rdma.profile, prefetch_profile=None)
+        return replace(policy, prefetch_profile=self.rdma.profile) if self.tier == "rdma" else policy
 
     @property
     def fetch_profile(self) -> Profile | None:
         """What a GPU's sparse reads see; None where nothing is read."""
+        if self.tier == "rdma" and self.rdma.reads == "rows":
+            return self._nic_share()
         if self.profile and not self.policy.prefetch_profile and self.policy.fetch_profile:
             return self.profile
         return load_profile(self.policy.fetch_profile) if self.policy.fetch_profile else None
@@ -149,9 +197,23 @@ class ClusterSpec:
     @property
     def prefetch_profile(self) -> Profile | None:
         """What whole prefixes cross; None where nothing is prefetched."""
-        if not self.policy.prefetch_profile:
+        return self._nic_share() if self.policy.prefetch_profile else None
+
+    @property
+    def nic_gbit(self) -> float | None:
+        """The wire of each network card that rows or prefixes cross, in Gb/s; None where none does."""
+        if self.tier != "rdma":
             return None
-        return self.profile or load_profile(self.policy.prefetch_profile)
+        return 8 * (self.profile.adapter.read_bytes_per_ns if self.profile else self.rdma.nic_bytes_per_ns)
+
+    def _nic_share(self) -> Profile:
+        """What one GPU sees of its server's network cards: its share of their bandwidth, and where it reads rows of their rate of
+        operations too. A profile that was given brings its own wire."""
+        profile = self.profile or load_profile(self.rdma.profile)
+        wire = profile.adapter.read_bytes_per_ns if self.profile else self.rdma.nic_bytes_per_ns
+        share = self.rdma.nics / self.server.num_gpus
+        op_ns = ceil(profile.op_ns / share) if self.rdma.reads == "rows" else profile.op_ns
+        return replace(profile, adapter=Bandwidth(wire * share, wire * share), op_ns=op_ns)
 
     @property
     def num_gpus(self) -> int:

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import product
-from math import inf
 
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
+from emulation.serving.fit_range import outside_fit
 from emulation.serving.records import ScenarioRecord, ServingRecord
-from emulation.serving.spec import ClusterSpec, ServerSpec
+from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, TraceReplay, Workload
 from emulation.timing.profile import Profile
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
@@ -58,9 +59,14 @@ class Scenario:
 
     def record(self) -> ScenarioRecord:
         """What is run, for its record."""
-        spec = self.spec
+        spec, nic_gbit = self.spec, self.spec.nic_gbit
         return ScenarioRecord(
             tier=spec.tier,
+            model=spec.model.name,
+            gpu=spec.gpu.name,
+            rdma=spec.rdma.name if nic_gbit else None,
+            nics=spec.rdma.nics if nic_gbit else None,
+            nic_gbit=nic_gbit,
             context_tokens=self.context_tokens,
             concurrency=self.workload.max_concurrency,
             output_tokens=self.output_tokens,
@@ -73,7 +79,14 @@ class Scenario:
             striped=spec.striped,
             round=self.round_number,
             seed=self.seed,
+            outside_fit=self.outside_fit,
         )
+
+    @cached_property
+    def outside_fit(self) -> tuple[str, ...]:
+        """What of the run the model was not fitted to."""
+        prompts, outputs = self.workload.lengths
+        return outside_fit(self.spec, prompts, outputs, self.workload.max_concurrency)
 
 
 def scenarios(axes: SweepAxes, arrivals: Arrivals, base: ClusterSpec) -> Iterator[Scenario]:
@@ -121,6 +134,8 @@ def _note(scenario: Scenario, limit: int, outcome: Outcome) -> str:
     notes, concurrency = [], scenario.workload.max_concurrency
     if concurrency and limit < concurrency:
         notes.append(f"only {limit} of {concurrency} fit at once; the others wait")
+    if scenario.outside_fit:
+        notes.append("outside the fit")
     if scenario.round_number == 2 and not outcome.num_cached_tokens:
         notes.append("the prefixes do not fit the tier: all computed anew")
     return "; ".join(notes)
@@ -165,10 +180,3 @@ def _refuse_unused_profiles(axes: SweepAxes) -> None:
 def _profile_name(spec: ClusterSpec) -> str | None:
     profile = spec.prefetch_profile or spec.fetch_profile
     return profile.name if profile else None
-
-
-def default_server(hbm_kv_gb: float | None = None) -> ServerSpec:
-    """The server of the paper's testbed, with another HBM capacity for KV if given (GB per GPU). Raises InputError."""
-    if hbm_kv_gb is not None and not 0 < hbm_kv_gb < inf:
-        raise InputError(f"server: hbm_kv_gb={hbm_kv_gb} must be a number of GB above 0")
-    return ServerSpec() if hbm_kv_gb is None else ServerSpec(hbm_kv_bytes=round(hbm_kv_gb * 1e9))

@@ -31,6 +31,10 @@ class Request(NamedTuple):
     cached: bool = False
 
 
+Lengths = tuple[tuple[int, int], tuple[int, int]]
+"""Of prompts and of outputs: the least and the most."""
+
+
 class Workload(Protocol):
     """max_concurrency: requests in flight at most (closed loop); None: each comes at its arrival time (open loop).
     num_prefixes: how many different prefixes there are to keep, where requests say `cached`."""
@@ -46,6 +50,9 @@ class Workload(Protocol):
 
     @property
     def longest_len(self) -> int: ...
+
+    @property
+    def lengths(self) -> Lengths: ...
 
     def requests(self) -> Iterator[Request]: ...
 
@@ -72,6 +79,10 @@ class ClosedLoop:
     @property
     def longest_len(self) -> int:
         return self.prompt_len + self.output_len
+
+    @property
+    def lengths(self) -> Lengths:
+        return (self.prompt_len, self.prompt_len), (self.output_len, self.output_len)
 
     def requests(self) -> Iterator[Request]:
         request = Request(0.0, self.prompt_len, self.output_len, cached=self.round_number == 2)
@@ -101,6 +112,10 @@ class OpenLoop:
     @property
     def longest_len(self) -> int:
         return self.prompt_len + self.output_len
+
+    @property
+    def lengths(self) -> Lengths:
+        return (self.prompt_len, self.prompt_len), (self.output_len, self.output_len)
 
     def requests(self) -> Iterator[Request]:
         rng = random.Random(self.seed)
@@ -137,6 +152,12 @@ class TraceReplay:
     @property
     def longest_len(self) -> int:
         return max(request.prompt_len + request.output_len for request in self.trace)
+
+    @property
+    def lengths(self) -> Lengths:
+        prompts = [request.prompt_len for request in self.trace]
+        outputs = [request.output_len for request in self.trace]
+        return (min(prompts), max(prompts)), (min(outputs), max(outputs))
 
     def requests(self) -> Iterator[Request]:
         num_blocks = 1 + max((max(request.hash_ids, default=0) for request in self.trace), default=0)

@@ -71,6 +71,11 @@ def whole_rule(least: int, most: int) -> WrapValidator:
     return ruled(f"must be a whole number of at least {least}, at most {most}")
 
 
+def number_rule(least: float, most: float) -> WrapValidator:
+    """As `ruled`, for a number from `least` to `most`."""
+    return ruled(f"must be a number from {least:g} to {most:g}")
+
+
 Text = Annotated[
     StrictStr, Field(max_length=_MOST_CHARACTERS), ruled(f"must be text of at most {_MOST_CHARACTERS} characters")
 ]
