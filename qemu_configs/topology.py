@@ -80,7 +80,7 @@ Ways = Annotated[_Positive, _schema(type="integer", enum=list(WAYS))]
 class Part(BaseModel):
     """What all parts of a bed file share: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Device(Part):

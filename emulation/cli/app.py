@@ -1,37 +1,125 @@
-"""Joins the verbs to one command and turns our errors into exit statuses. Knows verbs, does no work."""
+"""The command `cxlbed`: its verbs by name, each loaded when it is called, and our errors as exit statuses.
+
+Knows each verb's name, module and first sentence; does no work, and loads nothing that only verbs need.
+"""
 
 import signal
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from emulation.cli import bed_files as bedfile
-from emulation.cli import beds, calibrate, latency, machine, numa, run, serve
 from emulation.errors import CxlbedError, MachineError
 from emulation.version import version
 from guest.errors import GuestError
 from qemu_configs.errors import ConfigError
 from sac_runtime.errors import SacError
 
-app = typer.Typer(name="cxlbed", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-app.command()(bedfile.check)
-app.command()(bedfile.render)
-app.command()(bedfile.schema)
-app.command()(machine.doctor)
-app.add_typer(machine.image_app, name="image")
-app.command()(run.run)
-app.command()(latency.latency)
-app.command()(serve.serve)
-app.command()(calibrate.calibrate)
-app.command()(beds.up)
-app.command()(beds.status)
-app.command("exec", context_settings={"ignore_unknown_options": True})(beds.execute)
-app.command()(beds.ssh)
-app.command()(beds.console)
-app.command()(beds.down)
-app.command()(numa.numa)
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb is: `function` (or a group of verbs, a Typer) in `emulation.cli.<module>`. help: its first sentence;
+    settings: of its context, as click takes them."""
+
+    module: str
+    function: str
+    help: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+VERBS = {
+    "check": Verb("check", "check", "Check bed files, against this machine's memory and NUMA nodes too."),
+    "render": Verb("render", "render", "Print what a host of a bed is to libvirt, to QEMU, or to its guest."),
+    "schema": Verb(
+        "schema",
+        "schema",
+        "Print a JSON Schema: of bed files or profiles, for editors, or of what a verb writes with --json.",
+    ),
+    "doctor": Verb("doctor", "doctor", "Check what this machine can do, each trap with its fix."),
+    "run": Verb(
+        "run", "run", "Boot a bed, write KV through one host, fetch the top-k through another, verify every byte."
+    ),
+    "latency": Verb(
+        "latency",
+        "latency",
+        "Fetch time by tier with its ratio to local DRAM: n random entries (as the SAC paper's Fig 5), or whole prefixes by "
+        "concurrency (Fig 3).",
+    ),
+    "serve": Verb(
+        "serve",
+        "serve",
+        "Throughput, TTFT and TBT of SAC on a CXL pool, on local DRAM, with RDMA prefetch, and of HBM only: a calibrated "
+        "model of the serving engine over the links of the timing profiles.",
+    ),
+    "calibrate": Verb(
+        "calibrate",
+        "calibrate",
+        "Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: cell by cell, with the error of "
+        "each, and the laws of hot-buffer misses beside one another.",
+    ),
+    "up": Verb("beds", "up", "Boot the hosts of a bed and make their CXL regions ready."),
+    "status": Verb("beds", "status", "Show every bed of this user: accelerator, hosts, how to reach them."),
+    "exec": Verb(
+        "beds",
+        "execute",
+        "Run a command in a host; ends with the command's status.",
+        {"ignore_unknown_options": True},
+    ),
+    "ssh": Verb("beds", "ssh", "Open a shell in a host."),
+    "console": Verb("beds", "console", "Show what a host printed on its serial console."),
+    "down": Verb("beds", "down", "End a bed, or all of them, and remove all that they left."),
+    "numa": Verb("numa", "numa", "Bind a pool to a remote NUMA node, prove it, measure it, compare with a profile."),
+    "image": Verb("image", "image", "The guest image: build, list, prune."),
+}
+
+
+class ListedVerb(TyperCommand):
+    """A verb as the help lists it: its whole first sentence."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """The sentence; `limit` is click's, which would cut it."""
+        return self.help or ""
+
+
+class Verbs(TyperGroup):
+    """The verbs of `VERBS`: listed by their first sentences, loaded one by one as they are called."""
+
+    def __init__(self, **settings: Any) -> None:
+        listed = {name: ListedVerb(name, help=verb.help, rich_markup_mode=None) for name, verb in VERBS.items()}
+        super().__init__(**settings | {"commands": listed})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """The verb that `args` begin with, built from its module, and the words that are left for it."""
+        name, _listed, rest = super().resolve_command(ctx, args)
+        return name, command_of(name) if name else None, rest
+
+
+def command_of(name: str) -> Any:
+    """The click command of a verb; its module is imported here. name: a key of `VERBS`."""
+    verb = VERBS[name]
+    found = getattr(import_module(f"emulation.cli.{verb.module}"), verb.function)
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_command(found)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(name, context_settings=dict(verb.settings))(found)
+    return typer.main.get_command(alone)
+
+
+app = typer.Typer(
+    cls=Verbs,
+    name="cxlbed",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
 
 
 def _tell_version(asked: bool) -> None:
@@ -46,7 +134,7 @@ def options(
         bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Tell the version and end.")
     ] = False,
 ) -> None:
-    """What belongs to no verb."""
+    """Virtual hosts with CXL memory, what runs on them, and how long it takes. `cxlbed VERB --help` tells a verb's options."""
 
 
 def main() -> None:

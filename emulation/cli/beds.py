@@ -9,17 +9,20 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from emulation.cli.options import AcceleratorOption, HostOption, MemoryOption, UriOption
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
+from emulation.cli.terminal import show
 from emulation.errors import InputError, MachineError
+from emulation.machines import bed
+from emulation.machines.launch import Options
+from emulation.machines.this_machine import this_machine
+from emulation.report.beds import beds_table
+from qemu_configs import bedfile
 
 BedName = Annotated[str, typer.Argument(help="Name of a bed that is up.")]
 FileOrName = Annotated[str, typer.Argument(metavar="FILE-or-NAME", help="A bed file, or the name of a stock topology.")]
 NameOption = Annotated[str | None, typer.Option("--name", help="The bed's name; without it, the topology's.")]
-UriOption = Annotated[str, typer.Option("--uri", help="'embedded' (no daemon), or any libvirt URI.")]
-AcceleratorOption = Annotated[str, typer.Option("--accelerator", help="auto, kvm or tcg. auto tries KVM first.")]
-MemoryOption = Annotated[Path, typer.Option("--memory-folder", help="Where the backing files of shared devices go.")]
-HostOption = Annotated[str | None, typer.Option("--host", help="Which host; without it, the first.")]
 
 
 def up(
@@ -32,15 +35,10 @@ def up(
     json: JsonOption = None,
 ) -> None:
     """Boot the hosts of a bed and make their CXL regions ready. Does nothing where it is up already."""
-    from emulation.machines import bed
-    from emulation.machines.launch import Options
-    from emulation.machines.this_machine import this_machine
-    from qemu_configs import bedfile
-
-    wanted = bedfile.load(file, this_machine())
+    topology = bedfile.load(file, this_machine())
     options = Options(uri, accelerator, memory_folder, ready_deadline)
-    with progress() as show:
-        running = bed.up(wanted, name or wanted.name, options, show)
+    with progress() as say:
+        running = bed.up(topology, name or topology.name, options, say)
     for host in running.record.hosts:
         typer.echo(f"{running.record.name}/{host.name}: ready, SSH on 127.0.0.1:{host.ssh_port}", err=str(json) == "-")
     for note in running.notes():
@@ -51,29 +49,9 @@ def up(
 
 def status(json: JsonOption = None) -> None:
     """Show every bed of this user: accelerator, hosts, how to reach them."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from emulation.machines import bed
-
-    beds = [asdict(found) for found in bed.status()]
-    write_json(json, {"beds": beds})
-    if str(json) == "-":
-        return
-    table = Table("bed", "topology", "accelerator", "host", "state", "SSH on loopback", "ready after")
-    for entry in beds:
-        ready = "not yet" if entry["ready_s"] is None else f"{entry['ready_s']} s"
-        for host in entry["hosts"]:
-            table.add_row(
-                entry["name"],
-                entry["topology"],
-                entry["accelerator"],
-                host["name"],
-                host["state"],
-                str(host["ssh_port"]),
-                ready,
-            )
-    Console().print(table if beds else "no bed is up")
+    beds = bed.status()
+    write_json(json, {"beds": [asdict(one) for one in beds]})
+    show(json, beds_table(beds) if beds else "no bed is up")
 
 
 def execute(
@@ -92,8 +70,6 @@ def ssh(name: BedName, host: HostOption = None) -> None:
 
 def console(name: BedName, host: HostOption = None, follow: Annotated[bool, typer.Option("--follow")] = False) -> None:
     """Show what a host printed on its serial console."""
-    from emulation.machines import bed
-
     running = bed.find(name, must_be_ready=False)
     path = running.folder.console(running.host(host or running.record.hosts[0].name).name)
     if not path.exists():
@@ -108,20 +84,16 @@ def down(
     all_beds: Annotated[bool, typer.Option("--all", help="Every bed of this user.")] = False,
 ) -> None:
     """End a bed, or all of them, and remove all that they left."""
-    from emulation.machines import bed
-
     if (name is None) != all_beds:
         raise InputError("down: give a bed's name, or --all")
-    with progress() as show:
-        ended = bed.down_all(show) if name is None else [name] if bed.down(name, show) else []
+    with progress() as say:
+        ended = bed.down_all(say) if name is None else [name] if bed.down(name, say) else []
     if name is not None and not ended:
         raise InputError(f"bed '{name}': is not up; see: cxlbed status")
     typer.echo(f"ended {', '.join(ended)}" if ended else "no bed was up")
 
 
 def _ssh_command(name: str, host: str | None) -> list[str]:
-    from emulation.machines import bed
-
     running = bed.find(name)
     chosen = running.host(host or running.record.hosts[0].name)
     # Nothing of the user's own configuration, keys or agent has a say in how a bed's hosts are reached.

@@ -1,13 +1,27 @@
 """`cxlbed calibrate`: every model beside the published figures that it is held to."""
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from emulation.calibration.fetch import (
+    FIG3_PROFILE,
+    FIG5_PROFILES,
+    fig3_points,
+    fig5_points,
+    fit_gpu_fetch,
+    fit_prefix,
+    stale_profiles,
+)
+from emulation.calibration.serving import fig4_points, fit_engine_costs, headline_points, serving_points
 from emulation.cli.progress import progress
-
-if TYPE_CHECKING:
-    from emulation.serving.spec import EngineCosts
+from emulation.latency.modelled import FIG3_CONTEXTS
+from emulation.report.calibration import laws_table, points_table
+from emulation.report.tables import print_table
+from emulation.serving.spec import ClusterSpec, EngineCosts
+from emulation.timing.misses import FootprintLaw, ReuseLaw
+from emulation.timing.profile import load_profile
+from sac_runtime.traces.synthetic import SyntheticSpec
 
 FitOption = Annotated[
     bool, typer.Option("--fit", help="Fit the free parameters first (minutes); ends with 1 where files hold others.")
@@ -17,16 +31,6 @@ FitOption = Annotated[
 def calibrate(fit: FitOption = False) -> None:
     """Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: cell by cell, with the error of each,
     and the laws of hot-buffer misses beside one another."""
-    from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES, fig3_points, fig5_points
-    from emulation.calibration.serving import fig4_points, headline_points, serving_points
-    from emulation.latency.modelled import FIG3_CONTEXTS
-    from emulation.report.calibration import laws_table, points_table
-    from emulation.report.tables import print_table
-    from emulation.serving.spec import ClusterSpec, EngineCosts
-    from emulation.timing.misses import FootprintLaw, ReuseLaw
-    from emulation.timing.profile import load_profile
-    from sac_runtime.traces.synthetic import SyntheticSpec
-
     costs, stale = _fitted() if fit else (EngineCosts(), [])
     profiles = {tier: load_profile(name) for tier, name in FIG5_PROFILES.items()}
     fig10 = serving_points(2, costs)
@@ -48,11 +52,8 @@ def calibrate(fit: FitOption = False) -> None:
         raise typer.Exit(1)
 
 
-def _fitted() -> "tuple[EngineCosts, list[str]]":
+def _fitted() -> tuple[EngineCosts, list[str]]:
     """The serving model's costs and the names of the profiles whose files hold other figures than the fit."""
-    from emulation.calibration.fetch import fit_gpu_fetch, fit_prefix, stale_profiles
-    from emulation.calibration.serving import fit_engine_costs
-
     with progress() as say:
         say("fitting the fetch of entries and of prefixes (Fig 5, Fig 3)")
         gpu_fetch, prefix = fit_gpu_fetch(), fit_prefix()

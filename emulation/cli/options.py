@@ -1,6 +1,16 @@
-"""Lists of whole numbers in options. Knows words, no command."""
+"""Options that several verbs take, and lists of whole numbers in them. Knows words, no verb."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from emulation.errors import InputError
+
+UriOption = Annotated[str, typer.Option("--uri", help="'embedded' (no daemon), or any libvirt URI.")]
+AcceleratorOption = Annotated[str, typer.Option("--accelerator", help="auto, kvm or tcg. auto tries KVM first.")]
+MemoryOption = Annotated[Path, typer.Option("--memory-folder", help="Where the backing files of shared devices go.")]
+HostOption = Annotated[str | None, typer.Option("--host", help="Which host; without it, the first.")]
 
 FACTORS = {"K": 1 << 10, "M": 1 << 20}
 

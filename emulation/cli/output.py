@@ -1,20 +1,26 @@
-"""Where results go: for machines to `--json FILE`, or `-` for standard output; else to people."""
+"""Where a verb's result goes for machines: to `--json FILE`, or `-` for standard output."""
 
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from emulation.errors import InputError
 from emulation.files import write_whole
 
-if TYPE_CHECKING:
-    from rich.table import Table
+
+def _file(path: Path | None) -> Path | None:
+    """The path as it is. Raises InputError for a folder, before the verb does anything."""
+    if path is not None and path.is_dir():
+        raise InputError(f"--json {path}: is a folder; name a file, or '-' for standard output")
+    return path
+
 
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", help="Write the result as JSON to this file ('-': standard output).")
+    Path | None,
+    typer.Option("--json", callback=_file, help="Write the result as JSON to this file ('-': standard output)."),
 ]
 
 
@@ -26,23 +32,8 @@ def write_json(path: Path | None, result: Any) -> None:
     if str(path) == "-":
         sys.stdout.write(text)
         return
-    if path.is_dir():
-        raise InputError(f"--json {path}: is a folder; name a file, or '-' for standard output")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
     except OSError as error:
         raise InputError(f"--json {path}: cannot be written ({error.strerror}); name another file") from error
-
-
-def show(json_path: Path | None, *shown: "Table | str") -> None:
-    """Show tables and lines, unless standard output carries the JSON."""
-    from emulation.report.tables import print_table
-
-    if str(json_path) == "-":
-        return
-    for one in shown:
-        if isinstance(one, str):
-            typer.echo(one)
-        else:
-            print_table(one)

@@ -4,84 +4,84 @@ import os
 import secrets
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from emulation.cli.beds import AcceleratorOption, MemoryOption, UriOption
+from emulation.cli.options import AcceleratorOption, MemoryOption, UriOption
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
+from emulation.cli.terminal import show
+from emulation.conformance import relative
+from emulation.conformance import run as job
+from emulation.conformance.exchange import BitFlip
+from emulation.conformance.result import Result, RunResult
+from emulation.conformance.truth import JobShape
 from emulation.errors import InputError
-
-MISMATCHES_SHOWN = 10
-
-if TYPE_CHECKING:
-    from emulation.conformance.exchange import BitFlip
-    from emulation.conformance.result import Result, RunResult
-    from emulation.latency.replayed import TierReplay
-    from emulation.machines.bed import Bed
+from emulation.latency.replayed import TierReplay
+from emulation.machines import bed as beds
+from emulation.machines.bed import Bed
+from emulation.machines.launch import Options
+from emulation.machines.this_machine import this_machine
+from emulation.report.run import run_report, write_report
+from guest.agent.runtime import REFERENCE
+from qemu_configs import bedfile
+from sac_runtime.rows.layout import DEEPSEEK_LAYERS, DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS
 
 FileOrName = Annotated[str, typer.Argument(metavar="[FILE]", help="A bed file, or the name of a stock topology.")]
+
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", help="Write a page with the relative latency to this folder.", file_okay=False),
+]
 
 
 def run(
     file: FileOrName = "shared-pool",
     context: Annotated[int, typer.Option(help="Tokens of each context.")] = 16384,
-    layers: Annotated[int, typer.Option(help="Layers; DeepSeek-V3.2 has 61.")] = 4,
+    layers: Annotated[int, typer.Option(help=f"Layers; DeepSeek-V3.2 has {DEEPSEEK_LAYERS}.")] = 4,
     heads: Annotated[int, typer.Option(help="Attention heads; DeepSeek-V3.2 has 128.")] = 8,
-    top_k: Annotated[int, typer.Option(help="Entries that attention takes part in.")] = 2048,
+    top_k: Annotated[int, typer.Option(help="Entries that attention takes part in.")] = DEEPSEEK_TOP_K,
     rows: Annotated[str, typer.Option(help="Row format: fp8 (656 B, padded to 704) or bf16 (1152 B).")] = "fp8",
     steps: Annotated[int, typer.Option(help="Tokens to decode.")] = 3,
-    hot_buffer: Annotated[int, typer.Option(help="Slots of each layer's hot buffer.")] = 6144,
+    hot_buffer: Annotated[int, typer.Option(help="Slots of each layer's hot buffer.")] = SAC_BUFFER_SLOTS,
     seed: Annotated[int, typer.Option(help="Seed of rows, scores and queries.")] = 0,
     trace: Annotated[Path | None, typer.Option(help="Replay the choices of this recorded trace.")] = None,
     flip: Annotated[
         str | None, typer.Option(help="Flip a bit of LAYER[:TOKEN[:BYTE]]; the run must then fail.")
     ] = None,
+    runtime: Annotated[str, typer.Option(help="The runtime under test, as the hosts know it.")] = REFERENCE,
     bed_name: Annotated[str | None, typer.Option("--bed", help="Use this bed, which is up, and leave it up.")] = None,
     uri: UriOption = "embedded",
     accelerator: AcceleratorOption = "auto",
     memory_folder: MemoryOption = Path("/dev/shm"),
-    report: Annotated[Path | None, typer.Option(help="Write a page with the relative latency to this folder.")] = None,
+    report: ReportOption = None,
     json: JsonOption = None,
 ) -> None:
     """Boot a bed, write KV through one host, fetch the top-k through another, verify every byte. Ends with 1 on a mismatch."""
-    from emulation.conformance import relative
-    from emulation.conformance import run as job
-    from emulation.conformance.truth import JobShape
-    from emulation.machines import bed as beds
-    from emulation.machines.launch import Options
-    from emulation.machines.this_machine import this_machine
-    from qemu_configs import bedfile
-
     shape = JobShape(context, layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
     bit_flip = _flip(flip)
     job.require_usable(shape, bit_flip)  # before anything boots
-    with progress() as show:
+    with progress() as say:
         if bed_name is not None:
             bed = beds.find(bed_name)
-            results = job.run(bed, shape, bit_flip, show)
+            results = job.run(bed, shape, bit_flip, say, runtime)
         else:
             topology = bedfile.load(file, this_machine())
             job.require_fits(topology, shape)
             name = f"run-{topology.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
-            with beds.booted(topology, name, Options(uri, accelerator, memory_folder), show) as bed:
-                results = job.run(bed, shape, bit_flip, show)
+            with beds.booted(topology, name, Options(uri, accelerator, memory_folder), say) as bed:
+                results = job.run(bed, shape, bit_flip, say, runtime)
     replays = relative.replay_fetches(bed, shape, results)
     write_json(json, asdict(_result(bed, results, replays)))
-    if str(json) != "-":
-        _show(results, replays)
+    show(json, *run_report(results, replays))
     if report is not None:
-        from emulation.report.run import write_report
-
         typer.echo(f"report: {write_report(report, bed, results, replays)}", err=True)
     if any(result.mismatches for result in results):
         raise typer.Exit(1)
 
 
-def _flip(text: str | None) -> "BitFlip | None":
-    from emulation.conformance.exchange import BitFlip
-
+def _flip(text: str | None) -> BitFlip | None:
     if text is None:
         return None
     try:
@@ -91,9 +91,7 @@ def _flip(text: str | None) -> "BitFlip | None":
         raise InputError(f"run: flip='{text}' must be LAYER, LAYER:TOKEN or LAYER:TOKEN:BYTE, whole numbers") from None
 
 
-def _result(bed: "Bed", results: "list[Result]", replays: "list[TierReplay]") -> "RunResult":
-    from emulation.conformance.result import RunResult
-
+def _result(bed: Bed, results: list[Result], replays: list[TierReplay]) -> RunResult:
     return RunResult(
         topology=bed.topology.name,
         accelerator=bed.record.accelerator,
@@ -102,16 +100,3 @@ def _result(bed: "Bed", results: "list[Result]", replays: "list[TierReplay]") ->
         stores=[result.record() for result in results],
         relative_latency=replays,
     )
-
-
-def _show(results: "list[Result]", replays: "list[TierReplay]") -> None:
-    from emulation.report.run import bytes_table, relative_latency_table
-    from emulation.report.tables import print_table
-
-    print_table(bytes_table(results))
-    for result in results:
-        for mismatch in result.mismatches[:MISMATCHES_SHOWN]:
-            typer.echo(f"WRONG {result.place.name}: {mismatch}")
-        if len(result.mismatches) > MISMATCHES_SHOWN:
-            typer.echo(f"WRONG {result.place.name}: and {len(result.mismatches) - MISMATCHES_SHOWN} more")
-    print_table(relative_latency_table(replays))

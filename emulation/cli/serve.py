@@ -3,19 +3,33 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from emulation.cli.options import whole_numbers
-from emulation.cli.output import JsonOption, show, write_json
+from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
+from emulation.cli.terminal import show
 from emulation.errors import InputError
-
-if TYPE_CHECKING:
-    from emulation.serving.spec import ClusterSpec
-    from emulation.serving.sweep import Arrivals, SweepAxes
-    from emulation.timing.profile import Profile
+from emulation.report.serving import (
+    comparison_record,
+    comparison_tables,
+    draw_comparison,
+    draw_records,
+    records_table,
+    verdict,
+)
+from emulation.serving.compare import CONCURRENCIES, Setting, compare
+from emulation.serving.records import ComparisonDocument, SweepDocument
+from emulation.serving.spec import ClusterSpec
+from emulation.serving.sweep import Arrivals, SweepAxes, run_scenario, scenarios
+from emulation.serving.testbed import cluster_on
+from emulation.serving.workload import TraceReplay
+from emulation.timing.misses import MeasuredLaw
+from emulation.timing.profile import Profile, load_profile, read_by_gpu
+from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
+from sac_runtime.traces.format import TraceReader
 
 LIST = "comma-separated; lists are swept"
 TierOption = Annotated[str, typer.Option("--tier", help=f"Tiers ({LIST}): hbm, dram, cxl, rdma.")]
@@ -69,7 +83,7 @@ NicsOption = Annotated[int | None, typer.Option("--nics", help="Network cards pe
 NicGbitOption = Annotated[float | None, typer.Option("--nic-gbit", help="Wire of each network card, Gb/s.")]
 StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
 HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV per GPU, in GB.")]
-PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.")]
+PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.", file_okay=False)]
 CompareOption = Annotated[
     bool,
     typer.Option(
@@ -88,7 +102,7 @@ def serve(
     devices: DevicesOption = "2",
     servers: ServersOption = "1",
     gpus: GpusOption = "8",
-    hot_buffer: BufferOption = "6144",
+    hot_buffer: BufferOption = str(SAC_BUFFER_SLOTS),
     profile: ProfileOption = None,
     trace: TraceOption = None,
     round_number: RoundOption = "2",
@@ -110,9 +124,6 @@ def serve(
 ) -> None:
     """Throughput, TTFT and TBT of SAC on a CXL pool, on local DRAM, with RDMA prefetch, and of HBM only: a calibrated model
     of the serving engine over the links of the timing profiles."""
-    from emulation.serving.sweep import Arrivals, SweepAxes
-    from emulation.serving.testbed import cluster_on
-
     hot_buffers = _numbers("hot-buffer", hot_buffer)
     axes = SweepAxes(
         tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
@@ -156,19 +167,14 @@ def _one_number(option: str, text: str) -> int:
     return number
 
 
-def _profiles(names: str | None) -> "tuple[Profile, ...]":
+def _profiles(names: str | None) -> tuple[Profile, ...]:
     """Profiles by name; one of a CPU's is read by the testbed's GPU instead, since GPUs fetch here."""
-    from emulation.timing.profile import load_profile, read_by_gpu
-
     loaded = [load_profile(name.strip()) for name in names.split(",")] if names else []
     return tuple(profile if profile.read_by == "gpu" else read_by_gpu(profile) for profile in loaded)
 
 
 def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[int, float]:
     """Misses per layer and step at each size of the hot buffer, measured on a recorded trace."""
-    from emulation.timing.misses import MeasuredLaw
-    from sac_runtime.traces.format import TraceReader
-
     if path is None:
         return {}
     if not path.is_file():
@@ -177,16 +183,10 @@ def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[in
 
 
 def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
-    from emulation.serving.workload import TraceReplay
-
     return TraceReplay.from_file(path, num_prompts, 1.0 if rate is None else rate) if path else None
 
 
-def _sweep(axes: "SweepAxes", traffic: "Arrivals", base: "ClusterSpec", plots: Path | None, json: Path | None) -> None:
-    from emulation.report.serving import draw_records, records_table
-    from emulation.serving.records import SweepDocument
-    from emulation.serving.sweep import run_scenario, scenarios
-
+def _sweep(axes: SweepAxes, traffic: Arrivals, base: ClusterSpec, plots: Path | None, json: Path | None) -> None:
     asked = list(scenarios(axes, traffic, base))
     records, latencies = [], []
     with progress() as tell:
@@ -210,7 +210,7 @@ def _told_every(tell: Callable[[str], None], words: str, num_requests: int = 1 <
     return on_progress
 
 
-def _refuse_with_compare(own: dict[str, object], axes: "SweepAxes") -> None:
+def _refuse_with_compare(own: dict[str, object], axes: SweepAxes) -> None:
     """A comparison runs all tiers in a closed loop, varies latency and bandwidth itself, and sweeps nothing else."""
     for option, value in own.items():
         if value is not None:
@@ -226,11 +226,7 @@ def _refuse_with_compare(own: dict[str, object], axes: "SweepAxes") -> None:
         raise InputError(f"serve: round={axes.rounds} with --compare must be 2, where prefixes are hit")
 
 
-def _compare(axes: "SweepAxes", base: "ClusterSpec", num_prompts: int, plots: Path | None, json: Path | None) -> None:
-    from emulation.report.serving import comparison_record, comparison_tables, draw_comparison, verdict
-    from emulation.serving.compare import CONCURRENCIES, Setting, compare
-    from emulation.serving.records import ComparisonDocument
-
+def _compare(axes: SweepAxes, base: ClusterSpec, num_prompts: int, plots: Path | None, json: Path | None) -> None:
     base = replace(
         base,
         num_devices=axes.devices[0],

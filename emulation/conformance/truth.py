@@ -41,6 +41,8 @@ class JobShape:
         for field in ("context_tokens", "num_layers", "num_heads", "top_k", "num_steps", "hot_buffer"):
             if getattr(self, field) < 1:
                 raise InputError(f"job: {field}={getattr(self, field)} must be at least 1")
+        if self.seed < 0:
+            raise InputError(f"job: seed={self.seed} must be at least 0")
         if self.rows not in LAYOUTS:
             raise InputError(f"job: rows='{self.rows}' must be one of {', '.join(LAYOUTS)}")
         if self.top_k >= self.context_tokens:

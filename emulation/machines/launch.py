@@ -56,6 +56,8 @@ class Options:
     def __post_init__(self) -> None:
         if self.accelerator not in ("auto", "kvm", "tcg"):
             raise InputError(f"accelerator '{self.accelerator}': must be auto, kvm or tcg")
+        if not self.ready_deadline_s > 0:
+            raise InputError(f"bed: ready_deadline_s={self.ready_deadline_s} must be a number of seconds above 0")
 
 
 class LaunchError(MachineError):

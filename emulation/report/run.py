@@ -12,6 +12,8 @@ from emulation.report.page import PageTable, Section, write_page
 from emulation.report.plots import Axes, draw_bars
 from emulation.report.tables import Cell, make_table
 
+MISMATCHES_SHOWN = 10  # of each store
+
 _BYTES_COLUMNS = [
     "store", "written by", "fetched by", "rows", "bytes", "lines", "verified", "attention error", "label",
 ]  # fmt: skip
@@ -24,6 +26,12 @@ _COLUMNS = [
 def bytes_table(results: Sequence[Result]) -> Table:
     """The check of each memory's bytes, for a terminal."""
     return make_table("bytes", _BYTES_COLUMNS, map(_bytes_cells, results))
+
+
+def run_report(results: Sequence[Result], replays: Sequence[TierReplay]) -> list[Table | str]:
+    """Tables and lines in order: the bytes, what is wrong with them, the replayed fetch by tier."""
+    wrong = [line for result in results for line in _wrong_lines(result)]
+    return [bytes_table(results), *wrong, relative_latency_table(replays)]
 
 
 def write_report(folder: Path, bed: Bed, results: Sequence[Result], replays: Sequence[TierReplay]) -> Path:
@@ -58,6 +66,13 @@ def draw_relative_latency(picture: Path, replays: Sequence[TierReplay]) -> None:
     }
     axes = Axes("fetch time by tier (modelled)", "", "ms", log_y=True)
     draw_bars(picture, axes, [f"{one.tier}\n{one.profile}" for one in replays], series)
+
+
+def _wrong_lines(result: Result) -> list[str]:
+    lines = [f"WRONG {result.place.name}: {mismatch}" for mismatch in result.mismatches[:MISMATCHES_SHOWN]]
+    if len(result.mismatches) > MISMATCHES_SHOWN:
+        lines.append(f"WRONG {result.place.name}: and {len(result.mismatches) - MISMATCHES_SHOWN} more")
+    return lines
 
 
 def _bytes_cells(one: Result) -> list[Cell]:

@@ -41,6 +41,7 @@ def test_a_recorded_trace_takes_the_place_of_generated_choices_and_must_fit(tmp_
         ({"hot_buffer": 100}, "^job: hot_buffer=100 must be at least top_k=128: a step needs all of it$"),
         ({"top_k": 2000}, "^job: top_k=2000 must be below context_tokens=2000, or nothing is sparse$"),
         ({"num_layers": 0}, "^job: num_layers=0 must be at least 1$"),
+        ({"seed": -1}, "^job: seed=-1 must be at least 0$"),
         ({"rows": "int4"}, "^job: rows='int4' must be one of fp8, bf16$"),
     ],
 )

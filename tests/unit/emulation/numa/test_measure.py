@@ -1,27 +1,27 @@
 """Native loops are measured on whatever memory this machine has: counts are exact, times only bounded from the safe side."""
 
 import json
-import subprocess
-import sys
 import time
 from dataclasses import asdict
 
 import numpy as np
 import pytest
 
-from emulation.cli.numa import _show_survey
+from emulation.cli.terminal import show
 from emulation.errors import MachineError
 from emulation.latency.chase import write_chain
 from emulation.numa.compare import beside_profile, top_up
 from emulation.numa.measure import Effort, Figures, LoadPoint, Streams, chase_ns, measure, refuse_emulated_cpu
 from emulation.numa.records import SurveyDocument
 from emulation.numa.survey import survey
+from emulation.report.numa import survey_report
 from emulation.timing import native
 from emulation.timing.profile import load_profile
 from guest.agent.numa_nodes import Pair, find_nodes
 from guest.agent.numa_placement import LINE
 from sac_runtime.label import Label
 from sac_runtime.memory.mapped import MappedStore
+from tests.support.command import cxlbed
 
 QUICK = Effort(num_reads=20_000, repeats=3, stream_s=0.05, load_fractions=(0.5, 1.0))
 SMALL_BYTES = 16 << 20
@@ -134,7 +134,7 @@ def test_a_survey_of_one_node_with_itself_gives_every_figure_the_measured_label(
 
 def test_a_survey_is_shown_with_both_labels_and_written_for_machines(node, capsys):
     found = survey(Pair(node, node), SMALL_BYTES, load_profile("cxl-switched-750"), QUICK, lambda text: None)
-    _show_survey(found, "cxl-switched-750")
+    show(None, *survey_report(found, "cxl-switched-750"))
     shown = capsys.readouterr().out
     assert "numa-measured" in shown
     assert "topped up (injected)" in shown or "not topped up" in shown
@@ -144,16 +144,10 @@ def test_a_survey_is_shown_with_both_labels_and_written_for_machines(node, capsy
     assert "ratio" not in json.dumps(written["beside_profile"])
 
 
-def cxlbed_numa(*arguments):
-    program = "from emulation.cli import main; main()"
-    command = [sys.executable, "-c", program, "numa", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
 def test_the_command_refuses_one_node_with_status_3_and_writes_no_figure(tmp_path):
     if len(find_nodes()) > 1:
         pytest.skip("this machine has several NUMA nodes: nothing to refuse")
-    done = cxlbed_numa("--json", tmp_path / "numa.json")
+    done = cxlbed("numa", "--json", tmp_path / "numa.json")
     assert done.returncode == 3
     assert "has one NUMA node" in done.stderr
     assert "numa-measured" not in done.stdout
@@ -164,5 +158,5 @@ def test_the_command_refuses_one_node_with_status_3_and_writes_no_figure(tmp_pat
     ("size", "problem"), [("1X", "is not a size"), ("3", "not a multiple of 2 MiB"), ("65M", "multiple")]
 )
 def test_a_size_that_cannot_be_bound_is_refused_with_status_2(size, problem):
-    done = cxlbed_numa("--size", size)
+    done = cxlbed("numa", "--size", size)
     assert (done.returncode, problem in done.stderr) == (2, True)

@@ -1,20 +1,9 @@
 import json
-import shlex
-import subprocess
-import sys
-import xml.etree.ElementTree as ET
 
 import pytest
-import yaml
 
-from qemu_configs.bedfile import find, stock_names
-
-
-def cxlbed(*arguments):
-    program = "from emulation.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", program, *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+from qemu_configs.bedfile import find
+from tests.support.command import cxlbed
 
 
 @pytest.fixture
@@ -58,32 +47,3 @@ def test_check_holds_a_bed_against_this_machine(tmp_path):
     path = tmp_path / "huge.yaml"
     path.write_text(find("direct").read_text().replace("size: 1G", "size: 512G").replace("size: 4G", "size: 512G"))
     assert "are more memory than the machine has" in cxlbed("check", path).stderr
-
-
-def test_render_prints_xml_that_parses_and_the_chosen_host():
-    xml = ET.fromstring(cxlbed("render", "shared-pool", "--host", "b").stdout)
-    assert xml.findtext("name") == "shared-pool-b"
-
-
-def test_render_prints_a_command_line_that_a_shell_reads():
-    printed = cxlbed("render", "direct", "--format", "argv", "--folder", "/my beds/one").stdout
-    words = shlex.split(printed.replace("\\\n", " "))
-    assert words[0] == "/usr/bin/qemu-system-x86_64"
-    assert words[words.index("-kernel") + 1] == "/my beds/one/vmlinuz"
-
-
-def test_render_prints_the_picture_that_the_guest_must_show():
-    picture = json.loads(cxlbed("render", "interleaved", "--format", "picture").stdout)
-    assert picture["regions"][0]["serials"] == [0xC0, 0xC1]
-
-
-def test_render_of_an_unknown_host_names_the_hosts():
-    done = cxlbed("render", "shared-pool", "--host", "c")
-    assert done.returncode == 2
-    assert done.stderr == "cxlbed: render: --host=c is no host of 'shared-pool' (hosts: a, b)\n"
-
-
-def test_the_printed_schema_is_json_and_covers_every_stock_topology():
-    schema = json.loads(cxlbed("schema").stdout)
-    for stock in stock_names():
-        assert set(yaml.safe_load(find(stock).read_text())) <= set(schema["properties"])

@@ -1,0 +1,30 @@
+"""Tables of beds and of what this machine can do. Knows statuses and findings; asks nobody."""
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from emulation.doctor import Finding
+from emulation.machines.hosts import BedStatus
+
+_COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}
+
+
+def beds_table(beds: Sequence[BedStatus]) -> Table:
+    """One line per host."""
+    table = Table("bed", "topology", "accelerator", "host", "state", "SSH on loopback", "ready after")
+    for bed in beds:
+        ready = "not yet" if bed.ready_s is None else f"{bed.ready_s} s"
+        for host in bed.hosts:
+            table.add_row(bed.name, bed.topology, bed.accelerator, host.name, host.state, str(host.ssh_port), ready)
+    return table
+
+
+def findings_table(findings: Sequence[Finding]) -> Table:
+    """One line per check, with its fix."""
+    table = Table("check", "verdict", "what was found", "what to do")
+    for finding in findings:
+        verdict = f"[{_COLOURS[finding.verdict]}]{finding.verdict}"
+        table.add_row(finding.check, verdict, escape(finding.detail), escape(finding.fix))
+    return table
