@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,10 +22,11 @@ from emulation.report.serving import (
 )
 from emulation.serving.compare import CONCURRENCIES, Setting, compare
 from emulation.serving.records import ComparisonDocument, SweepDocument
+from emulation.serving.replay import replay_of
 from emulation.serving.spec import ClusterSpec
-from emulation.serving.sweep import Arrivals, SweepAxes, run_scenario, scenarios
+from emulation.serving.sweep import PAPER_REQUESTS, Arrivals, SweepAxes, run_scenario, scenarios
 from emulation.serving.testbed import cluster_on
-from emulation.serving.workload import TraceReplay
+from emulation.serving.traces.reading import read_trace
 from emulation.timing.misses import MeasuredLaw
 from emulation.timing.profile import Profile, load_profile, read_by_gpu
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
@@ -35,8 +36,18 @@ LIST = "comma-separated; lists are swept"
 TierOption = Annotated[str, typer.Option("--tier", help=f"Tiers ({LIST}): hbm, dram, cxl, rdma.")]
 ContextOption = Annotated[str, typer.Option("--context", help=f"Prompt lengths in tokens ({LIST}); 128K is 131072.")]
 ConcurrencyOption = Annotated[str, typer.Option("--concurrency", help=f"Requests in flight in all ({LIST}).")]
-OutputOption = Annotated[str, typer.Option("--output", help=f"Output lengths in tokens ({LIST}).")]
-RequestsOption = Annotated[str, typer.Option("--requests", help="How many requests; 1M is 1048576.")]
+OutputOption = Annotated[
+    str | None,
+    typer.Option("--output", help=f"Output lengths in tokens ({LIST}); default 1K, of a trace those that it records."),
+]
+RequestsOption = Annotated[
+    str | None,
+    typer.Option("--requests", help="How many requests, 1M is 1048576; default 512, of a trace all that it holds."),
+]
+BlockOption = Annotated[
+    int | None,
+    typer.Option("--block-tokens", help="With --trace: tokens per hash id, in place of the format's."),
+]
 PrefixesOption = Annotated[str, typer.Option("--prefixes", help="Different prefixes to keep in round 2.")]
 DevicesOption = Annotated[str, typer.Option("--devices", help=f"Devices of the pool ({LIST}).")]
 ServersOption = Annotated[str, typer.Option("--servers", help=f"Servers on one pool ({LIST}).")]
@@ -50,15 +61,19 @@ TraceOption = Annotated[
     Path | None,
     typer.Option(
         "--trace",
-        help="Replay this trace (Mooncake .jsonl): its lengths, arrivals and reuse, in place of --context, --output, "
-        "--concurrency and --round.",
+        help="Replay this trace (formats: docs/traces.md): its lengths, arrivals and reuse, in place of --context and "
+        "--round. --output is for requests without a recorded one, --concurrency for a trace without times.",
     ),
 ]
 RoundOption = Annotated[str, typer.Option("--round", help=f"1 populates, 2 hits for every prefix ({LIST}).")]
 SeedOption = Annotated[int, typer.Option("--seed", help="Of arrivals at a rate.")]
 RateOption = Annotated[
     float | None,
-    typer.Option("--rate", help="Open loop: requests per second. With --trace: how many times faster than recorded."),
+    typer.Option(
+        "--rate",
+        help="Open loop: requests per second. With --trace: how many times faster than recorded; requests per second if it "
+        "has no times.",
+    ),
 ]
 BurstOption = Annotated[float, typer.Option("--burstiness", help="With --rate: 1 is Poisson, below 1 comes in bursts.")]
 OverlapOption = Annotated[
@@ -96,8 +111,8 @@ def serve(
     tier: TierOption = "dram,cxl,rdma",
     context: ContextOption = "16K,32K,64K,128K",
     concurrency: ConcurrencyOption = "64",
-    output: OutputOption = "1K",
-    requests: RequestsOption = "512",
+    output: OutputOption = None,
+    requests: RequestsOption = None,
     prefixes: PrefixesOption = "512",
     devices: DevicesOption = "2",
     servers: ServersOption = "1",
@@ -105,6 +120,7 @@ def serve(
     hot_buffer: BufferOption = str(SAC_BUFFER_SLOTS),
     profile: ProfileOption = None,
     trace: TraceOption = None,
+    block_tokens: BlockOption = None,
     round_number: RoundOption = "2",
     seed: SeedOption = 0,
     rate: RateOption = None,
@@ -129,7 +145,7 @@ def serve(
         tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
         _numbers("context", context),
         _numbers("concurrency", concurrency),
-        _numbers("output", output),
+        _numbers("output", output or "1K"),
         _numbers("devices", devices),
         _numbers("servers", servers),
         _numbers("gpus", gpus),
@@ -139,18 +155,23 @@ def serve(
         _measured_misses(topk_trace, hot_buffers),
     )
     base = replace(cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv), overlap=overlap, striped=striped)
-    if burstiness != 1 and (rate is None or trace is not None):
-        raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate, and no --trace")
-    num_prompts = _one_number("requests", requests)
+    if burstiness != 1 and rate is None:
+        raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
+    num_prompts = None if requests is None else _one_number("requests", requests)
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
-        return _compare(axes, base, num_prompts, plots, json)
+        return _compare(axes, base, num_prompts or PAPER_REQUESTS, plots, json)
+    replay = None
+    if trace:
+        tokens = None if output is None else _one_number("output", output)
+        recorded = read_trace(trace, block_tokens, tokens, base.model.max_context_tokens)
+        replay = replay_of(recorded, num_prompts, rate, _one_number("concurrency", concurrency), burstiness, seed)
     traffic = Arrivals(
-        num_prompts,
+        num_prompts or PAPER_REQUESTS,
         _one_number("prefixes", prefixes),
         None if trace else rate,
         burstiness,
-        _trace(trace, num_prompts, rate),
+        replay,
         seed,
     )
     return _sweep(axes, traffic, base, plots, json)
@@ -180,10 +201,6 @@ def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[in
     if not path.is_file():
         raise InputError(f"serve: topk-trace={str(path)!r} is no file; name a recorded trace")
     return {slots: MeasuredLaw.of_trace(TraceReader(path), slots).measured for slots in hot_buffers}
-
-
-def _trace(path: Path | None, num_prompts: int, rate: float | None) -> Any:
-    return TraceReplay.from_file(path, num_prompts, 1.0 if rate is None else rate) if path else None
 
 
 def _sweep(axes: SweepAxes, traffic: Arrivals, base: ClusterSpec, plots: Path | None, json: Path | None) -> None:

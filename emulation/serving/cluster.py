@@ -6,6 +6,7 @@ Servers are state machines, not processes; queues and rates are the engine's own
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import simpy
@@ -17,7 +18,7 @@ from emulation.serving.metrics import Recorder
 from emulation.serving.prefixes import PrefixStore
 from emulation.serving.routes import ClusterRoutes
 from emulation.serving.spec import ClusterSpec
-from emulation.serving.workload import TRACE_BLOCK_TOKENS, Request, Workload
+from emulation.serving.workload import Request, Workload
 from emulation.timing.links.flows import Links
 
 PROGRESS_EVERY = 4096
@@ -80,11 +81,12 @@ class _Run:
             for number in range(spec.num_servers)
         ]
         kept_bytes = spec.model.token_bytes + spec.model.index_bytes
-        num_blocks = spec.home_bytes() // (TRACE_BLOCK_TOKENS * kept_bytes)
+        block_tokens = workload.block_tokens or 1  # None: no request has ids
+        num_blocks = spec.home_bytes() // (block_tokens * kept_bytes)
         self._prefixes = (
-            [PrefixStore(num_blocks)] * spec.num_servers
+            [PrefixStore(num_blocks, block_tokens)] * spec.num_servers
             if spec.policy.shared
-            else [PrefixStore(num_blocks // spec.num_servers) for _ in range(spec.num_servers)]
+            else [PrefixStore(num_blocks // spec.num_servers, block_tokens) for _ in range(spec.num_servers)]
         )
         num_prefixes = min(workload.num_prompts, workload.num_prefixes)
         self._all_prefixes_fit = spec.home_bytes() >= num_prefixes * workload.longest_len * kept_bytes
@@ -94,8 +96,8 @@ class _Run:
         if self._workload.max_concurrency is None:
             self._env.process(self._arrivals())
         else:
-            for _ in range(min(self._workload.max_concurrency, self._workload.num_prompts)):
-                self._submit(next(self._requests))
+            for request in islice(self._requests, self._workload.max_concurrency):
+                self._submit(request)
         self._env.run()
         assert self._recorder.completed == self._workload.num_prompts, "a request was lost"
         return Outcome(self._spec, self._recorder, self._routes.links, self._num_cached_tokens)
@@ -106,11 +108,18 @@ class _Run:
                 yield self._env.timeout(request.arrival_ns - self._env.now)
             self._submit(request)
 
-    def _on_finish(self) -> None:
+    def _on_finish(self, finished: Request) -> None:
         if self._on_progress and self._recorder.completed % PROGRESS_EVERY == 0:
             self._on_progress(self._recorder.completed)
-        if self._workload.max_concurrency is not None and (request := next(self._requests, None)):
+        if finished.next_turn is not None:
+            self._submit_later(finished.next_turn)
+        elif self._workload.max_concurrency is not None and (request := next(self._requests, None)):
             self._submit(request)
+
+    def _submit_later(self, turn: Request) -> None:
+        """Submit a turn of a session whose turn before has just ended."""
+        in_ns = max(turn.delay_ns, turn.arrival_ns - self._env.now)
+        simpy.Timeout(self._env, in_ns).callbacks.append(lambda _: self._submit(turn))
 
     def _submit(self, request: Request) -> None:
         server = min(self._servers, key=_outstanding)

@@ -88,7 +88,7 @@ class Gpu:
 
 
 class Server:
-    """GPUs in lockstep over shared links. `submit` takes a request; `on_finish` is called when one is done."""
+    """GPUs in lockstep over shared links. `submit` takes a request; `on_finish` is told which one is done."""
 
     def __init__(
         self,
@@ -97,7 +97,7 @@ class Server:
         costs: CostModel,
         routes: ClusterRoutes,
         recorder: Recorder,
-        on_finish: Callable[[], None],
+        on_finish: Callable[[Request], None],
     ) -> None:
         spec = costs.spec
         self.number = number
@@ -248,7 +248,7 @@ class Server:
             running.request, running.arrived_ns, running.first_token_ns, self._now_ns, running.cost.entries
         )
         self._admit(running.gpu)
-        self._on_finish()
+        self._on_finish(running.request)
 
     def _set_rates(self) -> None:
         """New rates after a change of composition, the flows that follow from them, and the time of the next event."""

@@ -8,6 +8,7 @@ from typing import Self
 from emulation.serving.cluster import Outcome
 from emulation.serving.compare import GridPoint, TippingPoint
 from emulation.serving.fit_range import FIT_RANGE, FitRange
+from emulation.serving.traces.reading import TraceCounts
 from sac_runtime.label import Label
 
 
@@ -31,10 +32,11 @@ class ScenarioRecord:
     hot_buffer: int | None  # slots of a request per layer
     profile: str | None
     striped: bool
-    round: int
-    seed: int
+    round: int | None  # None: of a trace, whose reuse is recorded
+    seed: int | None  # None: nothing was drawn
     outside_fit: tuple[str, ...]  # what of it the model was not fitted to
     fit_range: FitRange = FIT_RANGE
+    trace: TraceCounts | None = None  # what the file held, and what was made of it
     label: Label = Label.MODELLED
 
 

@@ -8,11 +8,15 @@ from itertools import product
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
 from emulation.serving.fit_range import outside_fit
+from emulation.serving.notes import note_of
 from emulation.serving.records import ScenarioRecord, ServingRecord
+from emulation.serving.replay import TraceReplay
 from emulation.serving.spec import ClusterSpec
-from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, TraceReplay, Workload
+from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, Workload
 from emulation.timing.profile import Profile
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
+
+PAPER_REQUESTS = 512  # of each of SAC's serving runs
 
 _SERVED_BY = {"dram": ("dram", "numa"), "cxl": ("cxl",), "rdma": ("rdma",), "hbm": ()}
 
@@ -38,7 +42,7 @@ class SweepAxes:
 class Arrivals:
     """How requests come. Without a rate and a trace: a closed loop."""
 
-    num_prompts: int = 512
+    num_prompts: int = PAPER_REQUESTS
     num_prefixes: int = PAPER_PREFIXES
     request_rate: float | None = None
     burstiness: float = 1.0
@@ -54,8 +58,8 @@ class Scenario:
     workload: Workload
     context_tokens: int | None  # None: as the trace has it
     output_tokens: int | None
-    round_number: int
-    seed: int
+    round_number: int | None
+    seed: int | None
 
     def record(self) -> ScenarioRecord:
         """What is run, for its record."""
@@ -80,6 +84,7 @@ class Scenario:
             round=self.round_number,
             seed=self.seed,
             outside_fit=self.outside_fit,
+            trace=self.workload.trace.counts if isinstance(self.workload, TraceReplay) else None,
         )
 
     @cached_property
@@ -126,24 +131,15 @@ def run_scenario(
         note = why_not(spec, workload.longest_len)
         return ServingRecord(**vars(scenario.record()), fits=False, running_limit=0, note=note), None
     outcome = simulate(spec, workload, on_progress)
-    return ServingRecord.served(scenario.record(), limit, _note(scenario, limit, outcome), outcome), outcome
-
-
-def _note(scenario: Scenario, limit: int, outcome: Outcome) -> str:
-    """What a reader of the record should know of its figures; "" for nothing."""
-    notes, concurrency = [], scenario.workload.max_concurrency
-    if concurrency and limit < concurrency:
-        notes.append(f"only {limit} of {concurrency} fit at once; the others wait")
-    if scenario.outside_fit:
-        notes.append("outside the fit")
-    if scenario.round_number == 2 and not outcome.num_cached_tokens:
-        notes.append("the prefixes do not fit the tier: all computed anew")
-    return "; ".join(notes)
+    note = note_of(workload, scenario.round_number, limit, outcome, bool(scenario.outside_fit))
+    return ServingRecord.served(scenario.record(), limit, note, outcome), outcome
 
 
 def _with_workloads(spec: ClusterSpec, axes: SweepAxes, arrivals: Arrivals) -> Iterator[Scenario]:
     if arrivals.trace is not None:
-        yield Scenario(spec, arrivals.trace, None, None, axes.rounds[0], arrivals.seed)
+        replay = arrivals.trace
+        seed = arrivals.seed if replay.request_rate is not None else None
+        yield Scenario(spec, replay, None, None, None, seed)
         return
     concurrencies = axes.concurrencies if arrivals.request_rate is None else (0,)
     for context, output, concurrency, number in product(axes.contexts, axes.outputs, concurrencies, axes.rounds):

@@ -15,8 +15,10 @@ from statistics import median
 from typing import Any
 
 from emulation.serving.cluster import Outcome, simulate
+from emulation.serving.replay import TraceReplay
 from emulation.serving.spec import ClusterSpec
-from emulation.serving.workload import ClosedLoop, OpenLoop, TraceReplay, Workload
+from emulation.serving.traces.reading import read_trace
+from emulation.serving.workload import ClosedLoop, OpenLoop, Workload
 
 TIERS = ("hbm", "dram", "cxl", "rdma")
 SCALE_RATE = 40.0  # requests per second of 64 servers: two thirds of what they can do
@@ -66,7 +68,7 @@ def tokens_ratio() -> Reading:
 
 def trace_run(path: Path) -> list[Reading]:
     """100k requests of the looped trace on 16 servers; seconds and this process's peak memory."""
-    workload = TraceReplay.from_file(path, 100_000)
+    workload = TraceReplay(read_trace(path), 100_000)
     taken = seconds("cxl", workload, servers=16, devices=8)
     return [Reading("trace looped to 100k, s", taken, 180.0), Reading("peak memory, GiB", peak_gib(), 2.0)]
 

@@ -123,9 +123,9 @@ def test_what_means_nothing_to_compare_is_refused(tmp_path, option):
     [
         ("--tier tape", "tier='tape' is unknown"),
         ("--burstiness 0.5", "give --rate"),
-        ("--rate 0", "request_rate=0.0 must be a number above 0"),
-        ("--rate inf", "request_rate=inf must be a number above 0"),
-        ("--rate nan", "request_rate=nan must be a number above 0"),
+        ("--rate 0", "request_rate=0.0 must be a number from"),
+        ("--rate inf", "request_rate=inf must be a number from"),
+        ("--rate nan", "request_rate=nan must be a number from"),
         (f"--trace {EXCERPT} --rate 0", "rate_scale=0.0 must be a number above 0"),
         ("--hbm-kv -5", "hbm_kv_gb=-5.0 must be a number of GB above 0"),
         ("--requests 10,20", "requests='10,20' must be one number"),

@@ -1,16 +1,13 @@
-"""Arrivals beside their closed forms, and the replay of an excerpt of a trace."""
+"""Arrivals beside their closed forms, and prefixes that are found again."""
 
 import itertools
-from pathlib import Path
 from statistics import mean, pvariance
 
 import pytest
 
 from emulation.errors import InputError
-from emulation.serving.prefixes import PrefixStore
-from emulation.serving.workload import ClosedLoop, OpenLoop, Request, TraceReplay
-
-EXCERPT = Path(__file__).parent / "mooncake_excerpt.jsonl"
+from emulation.serving.prefixes import PrefixStore, has_reuse
+from emulation.serving.workload import ClosedLoop, OpenLoop, Request
 
 
 def gaps(workload):
@@ -38,45 +35,6 @@ def test_round_2_finds_its_prefixes_and_round_1_does_not():
     assert not any(request.cached for request in ClosedLoop(3, 1, 100, 10, 1).requests())
 
 
-def test_trace_lines_are_read_as_recorded():
-    replay = TraceReplay.from_file(EXCERPT)
-    assert replay.num_prompts == 24
-    first = next(replay.requests())
-    assert (first.arrival_ns, first.prompt_len, first.output_len) == (0.0, 6758, 500)
-    assert first.hash_ids == tuple(range(14))
-
-
-def test_a_looped_trace_goes_on_in_time_with_blocks_of_its_own():
-    replay = TraceReplay.from_file(EXCERPT, num_prompts=60)
-    requests = list(replay.requests())
-    assert len(requests) == 60
-    assert [r.arrival_ns for r in requests] == sorted(r.arrival_ns for r in requests)
-    first_loop = {block for request in requests[:24] for block in request.hash_ids}
-    second_loop = {block for request in requests[24:48] for block in request.hash_ids}
-    assert not first_loop & second_loop
-    assert [r.prompt_len for r in requests[24:48]] == [r.prompt_len for r in requests[:24]]
-
-
-def test_rate_scale_shortens_the_gaps():
-    slow, fast = (list(TraceReplay.from_file(EXCERPT, 48, scale).requests()) for scale in (1.0, 4.0))
-    assert fast[-1].arrival_ns == pytest.approx(slow[-1].arrival_ns / 4)
-
-
-def test_a_damaged_line_is_named(tmp_path):
-    path = tmp_path / "trace.jsonl"
-    path.write_text('{"timestamp": 0, "input_length": 5, "output_length": 1, "hash_ids": [0]}\n{"timestamp": 1}\n')
-    with pytest.raises(InputError, match=r"line 2.*input_length"):
-        TraceReplay.from_file(path)
-
-
-def test_an_absent_or_empty_trace_is_refused(tmp_path):
-    with pytest.raises(InputError, match="No such file"):
-        TraceReplay.from_file(tmp_path / "absent.jsonl")
-    (tmp_path / "empty.jsonl").write_text("# nothing\n")
-    with pytest.raises(InputError, match="holds no request"):
-        TraceReplay.from_file(tmp_path / "empty.jsonl")
-
-
 @pytest.mark.parametrize("field", ["num_prompts", "max_concurrency", "prompt_len", "output_len"])
 def test_a_closed_loop_of_nothing_is_refused(field):
     sizes = {"num_prompts": 1, "max_concurrency": 1, "prompt_len": 1, "output_len": 1} | {field: 0}
@@ -89,26 +47,45 @@ def asking(*blocks, prompt_len=None):
 
 
 def test_a_prefix_hits_up_to_its_first_unknown_block():
-    store = PrefixStore(100)
+    store = PrefixStore(100, 512)
     assert store.cached_tokens(asking(1, 2, 3)) == 0
     assert store.cached_tokens(asking(1, 2, 9, 3)) == 1024
 
 
 def test_a_prompt_that_is_known_whole_still_computes_its_last_token():
-    store = PrefixStore(100)
+    store = PrefixStore(100, 512)
     store.cached_tokens(asking(1, 2, prompt_len=1000))
     assert store.cached_tokens(asking(1, 2, prompt_len=1000)) == 999
 
 
 def test_the_block_used_least_recently_goes_first():
-    store = PrefixStore(3)
+    store = PrefixStore(3, 512)
     for blocks in ((1,), (2,), (3,), (1,), (4,)):
         store.cached_tokens(asking(*blocks))
     assert store.cached_tokens(asking(1, 99)) == 512
-    assert PrefixStore(3).cached_tokens(asking(2)) == 0
+    assert PrefixStore(3, 512).cached_tokens(asking(2)) == 0
 
 
 def test_a_long_prefix_keeps_its_beginning():
-    store = PrefixStore(2)
+    store = PrefixStore(2, 512)
     store.cached_tokens(asking(1, 2, 3, 4))
     assert store.cached_tokens(asking(1, 2, 3, 4)) == 1024
+
+
+def test_blocks_count_the_tokens_that_they_hold():
+    store = PrefixStore(100, 16)
+    store.cached_tokens(asking(1, 2, prompt_len=32))
+    assert store.cached_tokens(asking(1, 9, prompt_len=32)) == 16
+
+
+def test_a_prompt_that_begins_as_one_before_it_is_reuse():
+    assert has_reuse([asking(1, 2), asking(3), asking(1, 4)])
+    assert not has_reuse([asking(1, 2), asking(2, 1), Request(0.0, 5, 1)])
+
+
+@pytest.mark.parametrize("field", ["request_rate", "burstiness"])
+@pytest.mark.parametrize("value", [0.0, -1.0, 1e-300, 1e300, float("inf"), float("nan")])
+def test_a_law_of_arrivals_that_no_clock_follows_is_refused(field, value):
+    law = {"num_prompts": 1, "request_rate": 1.0, "prompt_len": 1, "output_len": 1} | {field: value}
+    with pytest.raises(InputError, match=f"OpenLoop: {field}=.* must be a number from"):
+        OpenLoop(**law)
