@@ -1,7 +1,7 @@
 """Turns of a session: what each one's prompt is, and which of its blocks are known. Knows entries; no files, no engine.
 
 As aiperf replays them: a turn's prompt is all that was said before, answers included, and its own text. So its prefix is found
-where the turn before left it, up to the last full block of that turn's prompt; what was decoded counts as computed anew (assumed)."""
+where the turn before left it, up to the last full block of that turn's prompt; what was decoded is computed anew (assumed)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count, takewhile

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -16,11 +17,13 @@ from emulation.schemas import SCHEMAS
 from guest.agent.numa_nodes import Access, Node, Pair
 from guest.agent.numa_placement import Proof
 
+EXCERPT = Path(__file__).parent / "serving" / "mooncake_excerpt.jsonl"
 FEW = "--context 16K --concurrency 2 --requests 4 --output 4"
 WRITTEN = {
     "a sweep": f"serve --tier hbm,dram,cxl,rdma {FEW}",
     "what does not fit": "serve --tier hbm --context 1M --concurrency 1 --requests 2 --output 4",
     "requests at a rate": "serve --tier cxl --context 16K --requests 4 --output 4 --rate 1",
+    "a trace": f"serve --tier cxl --trace {EXCERPT} --requests 4",
     "a comparison": f"serve --compare {FEW}",
     "entries": "latency --entries 64",
     "prefixes": "latency --figure 3 --concurrency 1",

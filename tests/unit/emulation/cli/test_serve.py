@@ -86,6 +86,58 @@ def test_a_trace_is_replayed_with_its_reuse(tmp_path):
     assert 0 < record["prefix_hit_rate"] < 1
 
 
+def replayed(tmp_path, lines, options=""):
+    path = tmp_path / "trace.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return serve(tmp_path, f"--tier cxl --trace {path} {options}")[0]["records"][0]
+
+
+def trace_lines(*times, **changes):
+    fields = {"input_length": 4096, "output_length": 50, "hash_ids": list(range(8))}
+    return [{"timestamp": at} | fields | changes for at in times]
+
+
+def test_a_trace_is_replayed_whole_and_once_unless_more_is_asked_for(tmp_path):
+    lines = trace_lines(*range(0, 10_000, 1000))
+    once, looped = replayed(tmp_path, lines), replayed(tmp_path, lines, "--requests 15")
+    assert (once["requests"], looped["requests"]) == (10, 15)
+    assert "looped" not in once["note"]
+    assert looped["note"].endswith("the trace's 10 requests are looped 1.5 times")
+
+
+def test_a_trace_of_absolute_times_in_any_order_gives_what_its_sorted_twin_gives(tmp_path):
+    times = (0, 1000, 5000, 60_000)
+    twin = replayed(tmp_path, trace_lines(*times))
+    record = replayed(tmp_path, trace_lines(*(1_700_158_623_979 + at for at in reversed(times))))
+    figures = ("duration", "mean_ttft_ms", "prefix_hit_rate", "request_throughput", "bytes_by_link")
+    assert {name: record[name] for name in figures} == {name: twin[name] for name in figures}
+    assert record["trace"]["out_of_order"] == 3
+
+
+def test_half_a_prompt_in_blocks_of_64_is_half_found(tmp_path):
+    first, second = trace_lines(0, 60_000, hash_ids=list(range(64)))
+    second = second | {"hash_ids": [*range(32), *range(100, 132)]}
+    assert replayed(tmp_path, [first, second])["prefix_hit_rate"] == 2048 / 8192
+
+
+def test_what_a_trace_has_no_reuse_for_is_told_as_it_is(tmp_path):
+    assert replayed(tmp_path, trace_lines(0, 1000, hash_ids=[]))["note"].endswith("the trace records no hash ids: no reuse")
+    own = [line | {"hash_ids": [8 * n + block for block in range(8)]} for n, line in enumerate(trace_lines(0, 1000))]
+    assert replayed(tmp_path, own)["note"].endswith("the trace has no reuse")
+
+
+def test_what_a_model_cannot_take_is_left_out_of_a_trace_with_a_count(tmp_path):
+    lines = [*trace_lines(0), *trace_lines(1000, input_length=163_840, hash_ids=[])]
+    record = replayed(tmp_path, lines)
+    assert (record["completed"], record["trace"]["above_context"]) == (1, 1)
+    assert "1 of 2 requests exceed the model's context: left out" in record["note"]
+
+
+def test_settings_that_a_trace_does_not_have_are_null(tmp_path):
+    record = replayed(tmp_path, trace_lines(0))
+    assert record["round"] is record["seed"] is record["output_tokens"] is None
+
+
 def test_misses_of_a_recorded_trace_take_the_place_of_the_law(tmp_path):
     path, context_tokens = tmp_path / "topk.trace", 16384
     steps = power_law_steps(context_tokens, 256, 0.38, 400, seed=1)
