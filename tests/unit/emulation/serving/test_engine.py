@@ -34,7 +34,7 @@ class Listed:
 
     max_concurrency = None
     num_prefixes = 1
-    block_tokens = None
+    block_tokens = 512
 
     def __init__(self, *requests):
         self._requests = requests
