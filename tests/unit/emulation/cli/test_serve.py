@@ -121,7 +121,9 @@ def test_half_a_prompt_in_blocks_of_64_is_half_found(tmp_path):
 
 
 def test_what_a_trace_has_no_reuse_for_is_told_as_it_is(tmp_path):
-    assert replayed(tmp_path, trace_lines(0, 1000, hash_ids=[]))["note"].endswith("the trace records no hash ids: no reuse")
+    assert replayed(tmp_path, trace_lines(0, 1000, hash_ids=[]))["note"].endswith(
+        "the trace records no hash ids: no reuse"
+    )
     own = [line | {"hash_ids": [8 * n + block for block in range(8)]} for n, line in enumerate(trace_lines(0, 1000))]
     assert replayed(tmp_path, own)["note"].endswith("the trace has no reuse")
 
