@@ -1,11 +1,11 @@
 """What this machine can do for a bed: each known trap as a check with a verdict and a fix. Changes nothing that lasts."""
 
 import os
-import re
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -13,18 +13,17 @@ from pathlib import Path
 import psutil
 
 from emulation.errors import CxlbedError
-from emulation.machines.hypervisor import EMBEDDED, EMULATOR, Libvirt
+from emulation.machines.emulator.choice import OLDEST_QEMU, Emulator, dotted, preview
+from emulation.machines.hypervisor import EMBEDDED, Libvirt
 from emulation.machines.kvm import KVM_DEVICE, choose
 from emulation.machines.record import LONGEST_SOCKET_BELOW, LONGEST_SOCKET_PATH, state_root
 from emulation.machines.this_machine import num_numa_nodes
-from guest.errors import GuestError
+from guest.errors import GuestError, ImageError
 from guest.image.cache import NEEDED_BYTES, GuestImage, cache_root, list_images
 from guest.image.recipe import STOCK
 from qemu_configs import bedfile
 from qemu_configs.topology import MIB
 
-OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity
-DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
 NAME_ROOM = 20  # characters that should be left for a bed's name
 MAIN_TOPOLOGY = "shared-pool"
 
@@ -56,23 +55,28 @@ def can_run(findings: list[Finding]) -> bool:
 
 
 def _qemu() -> Finding:
-    version = _qemu_version()
-    if version is None:
-        return Finding("QEMU", Severity.FAIL, f"{EMULATOR} is not in PATH", "run scripts/setup, or install QEMU >= 9.0")
-    if version < OLDEST_QEMU:
+    try:
+        emulator = preview()
+    except CxlbedError as error:
         return Finding(
-            "QEMU",
-            Severity.FAIL,
-            f"{_dotted(version)} has no volatile CXL memory",
-            "run scripts/setup: it takes a newer one from backports",
+            "QEMU", Severity.FAIL, str(error), "run scripts/setup, or give --emulator system, bundled or a path"
         )
-    return Finding("QEMU", Severity.OK, _dotted(version))
+    except ImageError as error:
+        can_build = shutil.which("mmdebstrap") is not None
+        fix = "the next command builds it (half a minute): cxlbed image build" if can_build else "run scripts/setup"
+        return Finding("QEMU", Severity.NOTE if can_build else Severity.FAIL, str(error), fix)
+    if emulator.version < OLDEST_QEMU:
+        return Finding("QEMU", Severity.FAIL, f"{emulator} has no volatile CXL memory", "give --emulator bundled")
+    return Finding("QEMU", Severity.OK, f"{emulator}: {emulator.path}")
 
 
 def _qemu_devices() -> Finding:
-    if _qemu_version() is None:
-        return Finding("CXL devices", Severity.FAIL, "no QEMU to ask", "see QEMU above")
-    listing = subprocess.run([EMULATOR, "-device", "help"], capture_output=True, text=True, check=False).stdout
+    emulator = _emulator()
+    if emulator is None:
+        return Finding("CXL devices", Severity.NOTE, "no QEMU to ask yet", "see QEMU above")
+    listing = subprocess.run(
+        [str(emulator.path), "-device", "help"], capture_output=True, text=True, check=False
+    ).stdout
     missing = [
         name
         for name in ("pxb-cxl", "cxl-rp", "cxl-type3", "cxl-upstream", "cxl-downstream")
@@ -89,8 +93,8 @@ def _qemu_devices() -> Finding:
 
 
 def _cxl_speed() -> Finding:
-    version = _qemu_version()
-    if version and version >= DIRECT_MAP_QEMU:
+    emulator = _emulator()
+    if emulator is not None and emulator.maps_directly:
         return Finding(
             "CXL memory speed",
             Severity.NOTE,
@@ -101,7 +105,7 @@ def _cxl_speed() -> Finding:
         "CXL memory speed",
         Severity.NOTE,
         "emulated MMIO, 4 to 28 MB/s: good for bytes, not for time",
-        "QEMU >= 11.1 maps regions that are not interleaved directly",
+        "give --emulator bundled: QEMU >= 11.1 maps regions that are not interleaved directly",
     )
 
 
@@ -152,10 +156,11 @@ def _guest_image() -> Finding:
 
 def _accelerator() -> Finding:
     cached = _cached_image()
-    if cached is None or _qemu_version() is None:
+    emulator = _emulator()
+    if cached is None or emulator is None:
         return Finding("accelerator", Severity.NOTE, "KVM is tried once QEMU and the image are there")
     try:
-        choice = choose("auto", cached, Path(EMULATOR))
+        choice = choose("auto", cached, emulator.path)
     except (CxlbedError, GuestError) as error:
         return Finding("accelerator", Severity.FAIL, str(error), "use --accelerator tcg")
     if choice.accelerator == "kvm":
@@ -164,12 +169,12 @@ def _accelerator() -> Finding:
 
 
 def _kvm_system_ram() -> Finding:
-    version = _qemu_version()
-    if version and version < DIRECT_MAP_QEMU and os.access(KVM_DEVICE, os.R_OK | os.W_OK):
+    emulator = _emulator()
+    if emulator is not None and not emulator.maps_directly and os.access(KVM_DEVICE, os.R_OK | os.W_OK):
         return Finding(
             "KVM with system-ram",
             Severity.NOTE,
-            f"QEMU {_dotted(version)} breaks CXL memory onlined as system RAM under KVM",
+            f"QEMU {dotted(emulator.version)} breaks CXL memory onlined as system RAM under KVM",
             "use mode: devdax, --accelerator tcg, or QEMU >= 11.1",
         )
     return Finding("KVM with system-ram", Severity.OK, "does not arise here")
@@ -290,13 +295,8 @@ def _cached_image() -> GuestImage | None:
     return next((held for held in list_images() if held.hash == STOCK.hash), None)
 
 
-def _qemu_version() -> tuple[int, int] | None:
-    if shutil.which(EMULATOR) is None:
-        return None
-    printed = subprocess.run([EMULATOR, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"version (\d+)\.(\d+)", printed)
-    return (int(found[1]), int(found[2])) if found else None
-
-
-def _dotted(version: tuple[int, int]) -> str:
-    return ".".join(map(str, version))
+def _emulator() -> Emulator | None:
+    """What beds would run with, None where that is still to be built or cannot be had."""
+    with suppress(CxlbedError, ImageError):
+        return preview()
+    return None

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Self
 
 from emulation.machines.bed import Bed, down, up
-from emulation.machines.hypervisor import EMULATOR
+from emulation.machines.emulator import own
+from emulation.machines.emulator.choice import system
 from emulation.machines.launch import Options
 from emulation.machines.this_machine import this_machine
 from guest.image.cache import list_images
@@ -52,9 +53,10 @@ class SessionBeds:
 
 def missing_tool() -> str | None:
     """What a bed cannot do without and this machine lacks; None where all is there."""
-    if shutil.which(EMULATOR) is None:
-        return f"{EMULATOR} is not in PATH"
-    if not any(image.hash == STOCK.hash for image in list_images()) and shutil.which("mmdebstrap") is None:
+    has_builder = shutil.which("mmdebstrap") is not None
+    if own.held() is None and not has_builder and system("there is no other") is None:
+        return f"no {own.PROGRAM} in PATH or in the cache, and mmdebstrap is missing to build one"
+    if not any(image.hash == STOCK.hash for image in list_images()) and not has_builder:
         return "no guest image in the cache, and mmdebstrap is missing to build one"
     return None
 

@@ -63,7 +63,7 @@ VERBS = {
         "each, and the laws of hot-buffer misses beside one another.",
     ),
     "up": Verb("beds", "up", "Boot the hosts of a bed and make their CXL regions ready."),
-    "status": Verb("beds", "status", "Show every bed of this user: accelerator, hosts, how to reach them."),
+    "status": Verb("beds", "status", "Show every bed of this user: accelerator, emulator, hosts, how to reach them."),
     "exec": Verb(
         "beds",
         "execute",
@@ -74,7 +74,7 @@ VERBS = {
     "console": Verb("beds", "console", "Show what a host printed on its serial console."),
     "down": Verb("beds", "down", "End a bed, or all of them, and remove all that they left."),
     "numa": Verb("numa", "numa", "Bind a pool to a remote NUMA node, prove it, measure it, compare with a profile."),
-    "image": Verb("image", "image", "The guest image: build, list, prune."),
+    "image": Verb("image", "image", "The guest image and the emulator: build, list, check, prune."),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from emulation.cli.options import AcceleratorOption, HostOption, MemoryOption, UriOption
+from emulation.cli.options import AcceleratorOption, EmulatorOption, HostOption, MemoryOption, UriOption
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
@@ -31,12 +31,13 @@ def up(
     uri: UriOption = "embedded",
     accelerator: AcceleratorOption = "auto",
     memory_folder: MemoryOption = Path("/dev/shm"),
+    emulator: EmulatorOption = None,
     ready_deadline: Annotated[float, typer.Option(help="Seconds a host has until SSH answers.")] = 120.0,
     json: JsonOption = None,
 ) -> None:
     """Boot the hosts of a bed and make their CXL regions ready. Does nothing where it is up already."""
     topology = bedfile.load(file, this_machine())
-    options = Options(uri, accelerator, memory_folder, ready_deadline)
+    options = Options(uri, accelerator, memory_folder, emulator, ready_deadline)
     with progress() as say:
         running = bed.up(topology, name or topology.name, options, say)
     for host in running.record.hosts:
@@ -48,7 +49,7 @@ def up(
 
 
 def status(json: JsonOption = None) -> None:
-    """Show every bed of this user: accelerator, hosts, how to reach them."""
+    """Show every bed of this user: accelerator, emulator, hosts, how to reach them."""
     beds = bed.status()
     write_json(json, {"beds": [asdict(one) for one in beds]})
     show(json, beds_table(beds) if beds else "no bed is up")

@@ -9,6 +9,14 @@ from emulation.errors import InputError
 
 UriOption = Annotated[str, typer.Option("--uri", help="'embedded' (no daemon), or any libvirt URI.")]
 AcceleratorOption = Annotated[str, typer.Option("--accelerator", help="auto, kvm or tcg. auto tries KVM first.")]
+EmulatorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--emulator",
+        help="auto, bundled (cxlbed's own QEMU), system (the machine's) or a path; CXLBED_EMULATOR says so too. "
+        "auto takes the machine's from 11.1 on.",
+    ),
+]
 MemoryOption = Annotated[Path, typer.Option("--memory-folder", help="Where the backing files of shared devices go.")]
 HostOption = Annotated[str | None, typer.Option("--host", help="Which host; without it, the first.")]
 

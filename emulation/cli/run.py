@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from emulation.cli.options import AcceleratorOption, MemoryOption, UriOption
+from emulation.cli.options import AcceleratorOption, EmulatorOption, MemoryOption, UriOption
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
@@ -55,6 +55,7 @@ def run(
     uri: UriOption = "embedded",
     accelerator: AcceleratorOption = "auto",
     memory_folder: MemoryOption = Path("/dev/shm"),
+    emulator: EmulatorOption = None,
     report: ReportOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -70,7 +71,8 @@ def run(
             topology = bedfile.load(file, this_machine())
             job.require_fits(topology, shape)
             name = f"run-{topology.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
-            with beds.booted(topology, name, Options(uri, accelerator, memory_folder), say) as bed:
+            options = Options(uri, accelerator, memory_folder, emulator)
+            with beds.booted(topology, name, options, say) as bed:
                 results = job.run(bed, shape, bit_flip, say, runtime)
     replays = relative.replay_fetches(bed, shape, results)
     write_json(json, asdict(_result(bed, results, replays)))

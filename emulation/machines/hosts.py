@@ -26,12 +26,14 @@ class HostStatus:
 
 @dataclass(frozen=True)
 class BedStatus:
-    """One bed for `status` and --json. ready_s: seconds that `up` took, None until every host is ready."""
+    """One bed for `status` and --json. ready_s: seconds that `up` took, None until every host is ready; emulator: which QEMU
+    runs it, and why."""
 
     name: str
     topology: str
     uri: str
     accelerator: str
+    emulator: str
     ready_s: float | None
     folder: str
     hosts: tuple[HostStatus, ...]
@@ -90,6 +92,7 @@ class Hosts:
             topology=record.topology_name,
             uri=record.uri,
             accelerator=record.accelerator,
+            emulator=record.emulator_choice,
             ready_s=record.ready_s,
             folder=str(self.folder.path),
             hosts=hosts,

@@ -4,7 +4,6 @@ and QEMU's processes, not what is in a domain.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -17,11 +16,10 @@ from typing import Any, Protocol
 import psutil
 
 from emulation.errors import MachineError
+from guest.artefacts.cache import user_cache
 from guest.deadline import Deadline
-from guest.image.cache import user_cache
 
 EMBEDDED = "embedded"
-EMULATOR = "qemu-system-x86_64"
 END_DEADLINE_S = 10.0  # how long a QEMU that was told to end has before it is killed
 # Without a daemon there is nobody to log, label, confine or chown for us; all of it must be off (libvirt: qemu.conf).
 EMBEDDED_CONF = """\
@@ -158,13 +156,3 @@ def emulators_of(uuids: Collection[str]) -> Iterable[psutil.Process]:
         arguments = process.info["cmdline"] or []
         if "-uuid" in arguments and not set(uuids).isdisjoint(arguments):
             yield process
-
-
-def emulator() -> Path:
-    """QEMU on this machine. Raises MachineError where it is not installed."""
-    path = shutil.which(EMULATOR)
-    if path is None:
-        raise MachineError(
-            f"{EMULATOR}: not found in PATH; run scripts/setup, or install QEMU >= 9.0 (Debian: qemu-system-x86)"
-        )
-    return Path(path)

@@ -10,7 +10,8 @@ from pathlib import Path
 from emulation.errors import MachineError
 from emulation.files import write_whole
 from emulation.machines.record import Accelerator
-from guest.image.cache import GuestImage, user_cache
+from guest.artefacts.cache import user_cache
+from guest.image.cache import GuestImage
 
 KVM_DEVICE = Path("/dev/kvm")
 EXPECTED_END = "Kernel panic"

@@ -19,8 +19,9 @@ import guest.agent
 import sac_runtime
 from emulation.errors import InputError, MachineError
 from emulation.machines.backend import Backend
+from emulation.machines.emulator.choice import Emulator
 from emulation.machines.hosts import Hosts
-from emulation.machines.hypervisor import EMBEDDED, HypervisorError, PortTakenError, emulator
+from emulation.machines.hypervisor import EMBEDDED, HypervisorError, PortTakenError
 from emulation.machines.kvm import choose
 from emulation.machines.ports import free_ports
 from emulation.machines.promise import require_promise
@@ -46,11 +47,13 @@ LOG_TAIL_LINES = 8
 
 @dataclass(frozen=True)
 class Options:
-    """How a bed is brought up, apart from what its file says. `memory_folder` holds the backing files of shared devices."""
+    """How a bed is brought up, apart from what its file says. `memory_folder` holds the backing files of shared devices;
+    `emulator` is "auto", "bundled", "system" or a path, None what CXLBED_EMULATOR says."""
 
     uri: str = EMBEDDED
     accelerator: str = "auto"
     memory_folder: Path = Path("/dev/shm")
+    emulator: str | None = None
     ready_deadline_s: float = 120.0
 
     def __post_init__(self) -> None:
@@ -72,7 +75,7 @@ class Launch:
     hosts: Hosts
     topology: Topology
     image: GuestImage
-    emulator: Path
+    emulator: Emulator
     run_as: str | None
     ready_deadline_s: float
     progress: Say
@@ -87,10 +90,13 @@ class Launch:
         if remote is None:
             _require_room(options.memory_folder, topology)
         run_as = _run_as(options.uri, remote)
-        image, path = backend.image(progress), emulator()
-        accelerator = choose(options.accelerator, image, path, remote is None).accelerator
-        record = _first_record(folder.path.name, topology, options, image, accelerator)
-        return cls(Hosts.of(folder, record, backend), topology, image, path, run_as, options.ready_deadline_s, progress)
+        image = backend.image(progress)
+        emulator = backend.emulator(options.emulator, remote is None and not options.uri.endswith("/system"), progress)
+        accelerator = choose(options.accelerator, image, emulator.path, remote is None).accelerator
+        record = _first_record(folder.path.name, topology, options, image, emulator, accelerator)
+        return cls(
+            Hosts.of(folder, record, backend), topology, image, emulator, run_as, options.ready_deadline_s, progress
+        )
 
     @contextmanager
     def ended_on_failure(self) -> Iterator[None]:
@@ -179,7 +185,7 @@ class Launch:
         return render.HostLaunch(
             domain_name=host.domain,
             uuid=host.uuid,
-            emulator=self.emulator,
+            emulator=self.emulator.path,
             accelerator=record.accelerator,
             kernel=self.image.kernel,
             initrd=folder.initrd(host.name),
@@ -264,7 +270,7 @@ def _stores(topology: Topology, host: Host, inventory: Inventory) -> dict[str, s
 
 
 def _first_record(
-    name: str, topology: Topology, options: Options, image: GuestImage, accelerator: Accelerator
+    name: str, topology: Topology, options: Options, image: GuestImage, emulator: Emulator, accelerator: Accelerator
 ) -> BedRecord:
     hosts = tuple(
         HostRecord(host.name, f"cxlbed-{name}-{host.name}", str(uuid.uuid4()), ssh_port=0) for host in topology.hosts
@@ -276,6 +282,8 @@ def _first_record(
         uri=options.uri,
         accelerator=accelerator,
         image_hash=image.hash,
+        emulator=str(emulator.path),
+        emulator_choice=str(emulator),
         memory_folder=str(options.memory_folder / f"cxlbed-{name}-{secrets.token_hex(4)}"),
         hosts=hosts,
     )

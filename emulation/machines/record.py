@@ -19,7 +19,7 @@ import filelock
 
 from emulation.errors import InputError, MachineError
 from emulation.files import write_whole
-from guest.image.cache import user_cache
+from guest.artefacts.cache import user_cache
 from guest.keys import KeyPair
 
 Accelerator = Literal["kvm", "tcg"]
@@ -45,7 +45,8 @@ class HostRecord:
 
 @dataclass(frozen=True)
 class BedRecord:
-    """One bed: what is needed to find all that belongs to it. `ready_s` is None until every host is ready."""
+    """One bed: what is needed to find all that belongs to it. `ready_s` is None until every host is ready; emulator: the
+    path of its QEMU; emulator_choice: which one that is, and why it was taken."""
 
     name: str
     topology_json: str
@@ -53,6 +54,8 @@ class BedRecord:
     uri: str
     accelerator: Accelerator
     image_hash: str
+    emulator: str
+    emulator_choice: str
     memory_folder: str
     hosts: tuple[HostRecord, ...]
     ready_s: float | None = None

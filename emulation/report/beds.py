@@ -13,11 +13,12 @@ _COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}
 
 def beds_table(beds: Sequence[BedStatus]) -> Table:
     """One line per host."""
-    table = Table("bed", "topology", "accelerator", "host", "state", "SSH on loopback", "ready after")
+    table = Table("bed", "topology", "accelerator", "emulator", "host", "state", "SSH on loopback", "ready after")
     for bed in beds:
         ready = "not yet" if bed.ready_s is None else f"{bed.ready_s} s"
         for host in bed.hosts:
-            table.add_row(bed.name, bed.topology, bed.accelerator, host.name, host.state, str(host.ssh_port), ready)
+            where = (host.name, host.state, str(host.ssh_port))
+            table.add_row(bed.name, bed.topology, bed.accelerator, bed.emulator, *where, ready)
     return table
 
 

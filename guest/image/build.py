@@ -1,42 +1,26 @@
-"""How a guest image is built from Debian's packages. Knows mmdebstrap, the C compiler and the image's parts, no cache.
+"""How a guest image is built from Debian's packages. Knows the C compiler and the image's parts, no cache.
 
-Works as root and as an ordinary user: mmdebstrap chooses its own way to be root inside, and everything that needs the
-root's owners and modes runs in its hook (guest/image/init/pack.sh).
+Everything that needs the root's owners and modes runs in mmdebstrap's hook (guest/image/init/pack.sh).
 """
 
 import lzma
-import os
-import re
 import shutil
 import subprocess
-import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
+from guest.artefacts.debian import require_machine, run_mmdebstrap
 from guest.errors import ImageError
 from guest.image.initramfs import OVERLAY, Archive
 from guest.image.recipe import Recipe
 
-DEFAULT_MIRROR = "http://deb.debian.org/debian"
+WHAT = "guest image"
 PROGRAMS = {"mmdebstrap": "mmdebstrap", "mkfs.ext4": "e2fsprogs", "gcc": "gcc libc6-dev"}  # program -> Debian packages
-ERROR_TAIL_LINES = 15
-SYSTEM_PATH = "/usr/sbin:/sbin"
 
 
 def check_machine(folder: Path, needed_bytes: int) -> None:
-    """Refuse a machine that could not finish a build, before anything is written. folder: where the image will lie.
-    Raises ImageError naming the missing program or the full disk."""
-    for program, packages in PROGRAMS.items():
-        if shutil.which(program, path=_search_path()) is None:
-            raise ImageError(f"guest image: {program} is not installed; apt install {packages}")
-    for place in (folder, Path(tempfile.gettempdir())):
-        free_bytes = shutil.disk_usage(place).free
-        if free_bytes < needed_bytes:
-            raise ImageError(
-                f"guest image: {place} has {free_bytes >> 20} MiB free, a build needs {needed_bytes >> 20} MiB; "
-                "make room, or set XDG_CACHE_HOME (the image) or TMPDIR (the build) to a larger disk"
-            )
+    """Refuse a machine that could not finish a build. folder: where the image will lie. Raises ImageError."""
+    require_machine(WHAT, PROGRAMS, folder, needed_bytes)
 
 
 def build(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> None:
@@ -44,7 +28,7 @@ def build(recipe: Recipe, folder: Path, progress: Callable[[str], None]) -> None
     sources = dict(recipe.sources)
     progress("compiling the guest's init")
     init = _compile_init(sources["init.c"], folder)
-    _run_mmdebstrap(recipe, sources["pack.sh"], folder, progress)
+    _install(recipe, sources["pack.sh"], folder, progress)
     progress("making the initramfs")
     parts = folder / "parts"
     (folder / "initrd").write_bytes(_initrd(recipe, init.read_bytes(), parts / "modules", sources["sshd_config"]))
@@ -65,98 +49,19 @@ def _compile_init(source: str, folder: Path) -> Path:
     return init
 
 
-def _run_mmdebstrap(recipe: Recipe, pack: str, folder: Path, progress: Callable[[str], None]) -> None:
+def _install(recipe: Recipe, pack: str, folder: Path, progress: Callable[[str], None]) -> None:
     """Install the packages in a root of mmdebstrap's own and have the hook's /parts handed out to `folder`."""
-    command = [
-        "mmdebstrap",
+    options = [
         "--variant=essential",
         "--format=null",
         f"--include={','.join(recipe.packages)}",
-        '--aptopt=APT::Install-Recommends "false"',
-        '--aptopt=Acquire::Languages "none"',
-        *(f"--aptopt={line}" for line in _proxy_options()),
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in recipe.excluded_paths),
         '--customize-hook=sh -c "$CXLBED_PACK" pack "$1"',  # through the environment, since mmdebstrap prints its hooks
         f"--customize-hook=copy-out /parts {folder}",
-        recipe.suite,
-        "-",
-        *_mirror_lines(recipe.suite),
     ]
     progress(f"installing Debian {recipe.suite}")
-    tail: deque[str] = deque(maxlen=ERROR_TAIL_LINES)
-    for line in _lines_of(command, {"CXLBED_PACK": pack}, tail):
-        if line.startswith("I: ") and line.endswith("..."):
-            progress(line.removeprefix("I: ").removesuffix("..."))
-
-
-def _lines_of(command: list[str], variables: dict[str, str], tail: deque[str]) -> Iterator[str]:
-    """Run `command` and yield what it says, keeping the last lines in `tail`. It inherits the cache's lock.
-    Raises ImageError if it fails."""
-    environment = {**os.environ, "PATH": _search_path(), "LC_ALL": "C.UTF-8", **variables}
-    with subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        close_fds=False,
-    ) as child:
-        assert child.stdout is not None
-        try:
-            for line in child.stdout:
-                tail.append(line.rstrip())
-                yield line.rstrip()
-        except BaseException:
-            child.terminate()  # mmdebstrap removes its temporary root
-            raise
-    if child.returncode != 0:
-        raise ImageError(_mmdebstrap_failure(child.returncode, tail))
-
-
-def _mmdebstrap_failure(status: int, tail: deque[str]) -> str:
-    said = "\n  ".join(tail)
-    fix = "is the Debian mirror reachable? CXLBED_DEBIAN_MIRROR names another one"
-    if os.getuid() != 0 and re.search(r"subuid|newuidmap|unshare|fakechroot|chroot mode", said):
-        fix = (
-            "as an ordinary user mmdebstrap needs user namespaces: the package uidmap, lines for the user in /etc/subuid and"
-            " /etc/subgid, and not to be inside a chroot; or build the image as root and copy it to this user's cache"
-        )
-    return f"guest image: mmdebstrap ended with status {status}; {fix}. It said last:\n  {said}"
-
-
-def _mirror_lines(suite: str) -> list[str]:
-    """Sources for mmdebstrap: CXLBED_DEBIAN_MIRROR, or the mirror of this machine's apt if that is not Debian's own;
-    an empty list leaves the choice to mmdebstrap."""
-    mirror = os.environ.get("CXLBED_DEBIAN_MIRROR") or _apt_mirror()
-    return [] if mirror.rstrip("/") == DEFAULT_MIRROR else [f"deb {mirror} {suite} main"]
-
-
-def _apt_mirror() -> str:
-    targets = _output_of(
-        ["apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(COMPONENT) $(REPO_URI)", "Created-By: Packages"]
-    )
-    mirrors = [line.split()[-1] for line in targets.splitlines() if line.startswith("Debian Debian main ")]
-    return mirrors[0] if mirrors else DEFAULT_MIRROR
-
-
-def _proxy_options() -> list[str]:
-    """The machine's apt settings for reaching a mirror; mmdebstrap does not read them by itself."""
-    wanted = re.compile(r"Acquire::(https?::(Proxy|Verify-Peer|CaInfo)|Check-Valid-Until|Retries)\b.*\S")
-    return [line for line in _output_of(["apt-config", "dump"]).splitlines() if wanted.match(line) and '""' not in line]
-
-
-def _output_of(command: list[str]) -> str:
-    """What `command` prints, or nothing on a machine that lacks it: apt is asked for hints only."""
-    if shutil.which(command[0]) is None:
-        return ""
-    return subprocess.run(command, capture_output=True, text=True, check=False).stdout
-
-
-def _search_path() -> str:
-    """PATH with the system folders, which an ordinary user's often lacks and where mkfs.ext4 lies."""
-    return f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}"
+    run_mmdebstrap(WHAT, [recipe.suite], options, {"CXLBED_PACK": pack}, progress)
 
 
 def _initrd(recipe: Recipe, init: bytes, modules: Path, sshd_config: str) -> bytes:

@@ -1,9 +1,9 @@
 """What goes into the guest image, and its hash. Knows packages and modules; builds nothing."""
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+
+from guest.artefacts.cache import recipe_hash
 
 SOURCES = Path(__file__).parent / "init"
 SOURCE_NAMES = ("init.c", "pack.sh", "sshd_config")
@@ -54,7 +54,7 @@ class Recipe:
     @property
     def hash(self) -> str:
         """16 hexadecimal digits that name the image."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return recipe_hash(self)
 
 
 STOCK = Recipe()

@@ -6,6 +6,7 @@ Fakes stand at our seams alone; records, locks, keys, initramfs, XML, provisioni
 from pathlib import Path
 
 from emulation.machines.backend import Backend
+from emulation.machines.emulator.choice import Emulator
 from guest.image.cache import GuestImage
 from guest.session import Outcome
 
@@ -22,7 +23,7 @@ class World:
         for part in ("vmlinux", "initrd", "disk.ext4"):
             (self.image_folder / part).write_bytes(part.encode())
         self.running, self.calls, self.xmls, self._failures = set(), [], [], {}
-        self.backend = Backend(hypervisor=self._hypervisor, image=self._image, session=self._session)
+        self.backend = Backend(self._hypervisor, self._image, self._emulator, self._session)
 
     def fail(self, step, *errors):
         """Have the next calls of `step` raise these, one per call."""
@@ -36,6 +37,10 @@ class World:
     def _image(self, progress):
         self.take("image")
         return GuestImage(self.image_folder, "0123456789abcdef", "console=ttyS0")
+
+    def _emulator(self, asked, runs_as_us, progress):
+        self.take("emulator")
+        return Emulator("bundled", self.image_folder / "qemu", (11, 1), "as asked")
 
     def _hypervisor(self, uri, root):
         return FakeHypervisor(self, root)

@@ -14,7 +14,8 @@ import pytest
 from emulation.machines import bed as beds
 from emulation.machines import hypervisor as hypervisors
 from emulation.machines import launch, ports
-from emulation.machines.hypervisor import EMBEDDED, Libvirt, emulator
+from emulation.machines.emulator.choice import preview
+from emulation.machines.hypervisor import EMBEDDED, Libvirt
 from emulation.machines.record import bed_folder
 from qemu_configs import bedfile
 from tests.vm.command import command, emulators_of, environment
@@ -149,7 +150,7 @@ def test_a_qemu_that_libvirt_forgot_is_ended_by_its_domain_s_uuid(state_folder):
     hypervisor.prepare()
     domain_uuid = str(uuid.uuid4())
     xml = state_folder / "idle.xml"
-    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=emulator()))
+    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=preview().path))
     hypervisor.start([xml])
     hypervisor.end_strays([str(uuid.uuid4())])
     assert len(list(hypervisors.emulators_of([domain_uuid]))) == 1
@@ -163,7 +164,7 @@ def test_a_domain_whose_qemu_was_killed_is_not_said_to_run(state_folder):
     hypervisor.prepare()
     domain_uuid = str(uuid.uuid4())
     xml = state_folder / "idle.xml"
-    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=emulator()))
+    xml.write_text(IDLE_DOMAIN.format(uuid=domain_uuid, emulator=preview().path))
     hypervisor.start([xml])
     assert hypervisor.states(["idle"]) == {"idle": "running"}
     (process,) = hypervisors.emulators_of([domain_uuid])

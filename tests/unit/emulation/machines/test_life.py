@@ -11,7 +11,7 @@ import pytest
 from emulation.errors import InputError, MachineError
 from emulation.machines import bed as beds
 from emulation.machines import launch
-from emulation.machines.hypervisor import EMULATOR, HypervisorError, PortTakenError
+from emulation.machines.hypervisor import HypervisorError, PortTakenError
 from emulation.machines.launch import LaunchError, Options
 from emulation.machines.promise import PromiseError
 from emulation.machines.record import bed_folder
@@ -25,12 +25,11 @@ TOPOLOGY = bedfile.load("shared-pool")  # two hosts, a and b
 
 @pytest.fixture
 def place(monkeypatch):
-    """A folder of the test's own, short for the sockets that a bed would have in it, and a program by QEMU's name."""
+    """A folder of the test's own, short for the sockets that a bed would have in it."""
     monkeypatch.setattr(launch, "carried", dict)  # 2 MB that no guest here reads
     with tempfile.TemporaryDirectory(prefix="cxlbed-t", dir="/tmp") as name:
         folder = Path(name)
         (folder / "bin").mkdir()
-        (folder / "bin" / EMULATOR).touch(0o755)
         (folder / "shm").mkdir()
         monkeypatch.setenv("PATH", str(folder / "bin"))
         monkeypatch.setenv("CXLBED_STATE_DIR", str(folder / "s"))
@@ -70,7 +69,7 @@ def down(world):
 def test_a_bed_comes_up_in_order_and_goes_without_a_trace(up, world, left):
     said = []
     bed = up(progress=said.append)
-    assert world.calls[:3] == ["image", "prepare", "start"]
+    assert world.calls[:3] == ["image", "emulator", "prepare"]
     assert world.running == {"cxlbed-x-a", "cxlbed-x-b"}
     assert said[0] == "starting a, b (tcg)"
     assert sorted(said[1:]) == [

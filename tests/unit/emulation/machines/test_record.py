@@ -33,7 +33,15 @@ def record(name, **changes):
     hosts = (HostRecord("a", f"cxlbed-{name}-a", "no-such-uuid", 1),)
     topology = bedfile.load("direct").model_dump_json()
     fields = {"topology_json": topology, "topology_name": "direct", "uri": "embedded", "accelerator": "tcg"}
-    return BedRecord(name=name, image_hash="0", memory_folder="/no/such", hosts=hosts, **{**fields, **changes})
+    return BedRecord(
+        name=name,
+        image_hash="0",
+        emulator="/no/qemu",
+        emulator_choice="QEMU 11.1",
+        memory_folder="/no/such",
+        hosts=hosts,
+        **{**fields, **changes},
+    )
 
 
 def left_behind(name, **changes):

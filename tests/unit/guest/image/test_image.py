@@ -12,6 +12,7 @@ import time
 
 import pytest
 
+from guest.artefacts import cache, debian
 from guest.errors import ImageError
 from guest.image import build
 from guest.image import cache as image
@@ -133,10 +134,10 @@ def test_a_killed_build_is_never_taken_for_a_finished_one(stand_in, root):
     with builder(root, takes_s=600) as victim:
         until((stand_in / "started").exists)
         os.killpg(victim.pid, signal.SIGKILL)
-    assert (root / image.UNFINISHED).is_dir()
+    assert (root / cache.UNFINISHED).is_dir()
     assert image.list_images(root) == []
     image.ensure(None, RECIPE, root).verify()
-    assert not (root / image.UNFINISHED).exists()
+    assert not (root / cache.UNFINISHED).exists()
     assert num_runs(stand_in) == 2
 
 
@@ -203,14 +204,14 @@ def test_prune_keeps_what_it_is_told_to_keep_and_removes_leftovers(stand_in, roo
     old = dataclasses.replace(RECIPE, cmdline="old")
     image.ensure(None, old, root)
     image.ensure(None, RECIPE, root)
-    (root / image.UNFINISHED).mkdir()
-    assert sorted(image.prune(frozenset({RECIPE.hash}), root)) == sorted([old.hash, image.UNFINISHED])
+    (root / cache.UNFINISHED).mkdir()
+    assert sorted(image.prune(frozenset({RECIPE.hash}), root)) == sorted([old.hash, cache.UNFINISHED])
     assert [found.hash for found in image.list_images(root)] == [RECIPE.hash]
 
 
 def test_images_are_listed_newest_first(stand_in, root):
     older = image.ensure(None, dataclasses.replace(RECIPE, cmdline="old"), root)
-    os.utime(older.folder / image.MANIFEST, (1, 1))
+    os.utime(older.folder / cache.MANIFEST, (1, 1))
     newer = image.ensure(None, RECIPE, root)
     assert image.list_images(root) == [newer, older]
     assert newer.size_bytes > 0
@@ -225,7 +226,7 @@ def test_a_failed_build_says_what_mmdebstrap_said_and_leaves_no_image(stand_in, 
 
 def test_a_machine_without_mmdebstrap_is_told_what_to_install(root, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(build, "SYSTEM_PATH", str(tmp_path))
+    monkeypatch.setattr(debian, "SYSTEM_PATH", str(tmp_path))
     with pytest.raises(ImageError, match="mmdebstrap is not installed; apt install mmdebstrap"):
         image.ensure(None, RECIPE, root)
 
@@ -240,7 +241,7 @@ def test_a_full_disk_is_told_before_anything_is_built(stand_in, root, monkeypatc
 
 
 def test_the_manifest_says_what_the_image_was_made_of(stand_in, root):
-    manifest = json.loads((image.ensure(None, RECIPE, root).folder / image.MANIFEST).read_text())
+    manifest = json.loads((image.ensure(None, RECIPE, root).folder / cache.MANIFEST).read_text())
     assert manifest["recipe"]["suite"] == "trixie"
     assert set(manifest["parts"]) == {"vmlinux", "initrd", "disk.ext4"}
 
