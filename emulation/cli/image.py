@@ -55,7 +55,9 @@ def check() -> None:
 
 @image.command("prune")
 def prune(
-    everything: Annotated[bool, typer.Option("--all", help="The current ones too, unless a bed runs from them.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="The current ones too, unless a bed runs from them.")
+    ] = False,
 ) -> None:
     """Remove images and emulators that no recipe here makes any more and no bed runs from, and what killed builds left."""
     records = [record for folder in bed_folders() if (record := folder.read())]

@@ -7,6 +7,7 @@ import pytest
 
 from emulation.machines.emulator import own
 from emulation.machines.emulator.choice import DIRECT_MAP_QEMU, choose
+from emulation.machines.emulator.recipe import OWN
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +16,7 @@ def ours():
 
 
 def test_the_recipes_version_is_the_one_that_the_mirror_offers():
-    assert own.offered_version() == own.OWN.version, "change VERSION in emulation/machines/emulator/recipe.py"
+    assert own.offered_version() == OWN.version, "change VERSION in emulation/machines/emulator/recipe.py"
 
 
 def test_ours_maps_memory_directly_and_is_whole(ours):
@@ -30,7 +31,9 @@ def test_a_bed_runs_with_ours_alone_and_says_so(cxlbed, state_folder, ours, tmp_
         (bed,) = json.loads(cxlbed("status", "--json", "-").stdout)["beds"]
         assert bed["emulator"] == f"QEMU {'.'.join(map(str, ours.version))}, bundled (asked for)"
         (process,) = emulators_below(state_folder)
-        mapped = {line.split(maxsplit=5)[5].strip() for line in (process / "maps").read_text().splitlines() if "/" in line}
+        mapped = {
+            line.split(maxsplit=5)[5].strip() for line in (process / "maps").read_text().splitlines() if "/" in line
+        }
         strangers = {path for path in mapped if path.startswith(("/usr", "/lib", "/etc"))}
         assert strangers == set()
         assert any(str(ours.path.parent) in path for path in mapped)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from emulation.errors import InputError, MachineError
 from emulation.machines.emulator import own
+from emulation.machines.emulator.recipe import OWN
 from emulation.say import Say
 from guest.errors import ImageError
 
@@ -66,7 +67,7 @@ def preview() -> Emulator:
     machine = system("the machine's, at least 11.1")
     if machine is not None and machine.maps_directly and asked == "auto":
         return machine
-    raise ImageError(f"emulator: QEMU {own.OWN.version} is not in the cache yet; build it: cxlbed image build")
+    raise ImageError(f"emulator: QEMU {OWN.version} is not in the cache yet; build it: cxlbed image build")
 
 
 def system(reason: str) -> Emulator | None:
