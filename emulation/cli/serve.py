@@ -1,36 +1,56 @@
 """`cxlbed serve`: throughput, TTFT and TBT by tier, context and concurrency, modelled."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from emulation.calibration.residuals import shipped_residuals
 from emulation.cli.options import whole_numbers
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
 from emulation.errors import InputError
-from emulation.report.serving import (
-    comparison_record,
-    comparison_tables,
-    draw_comparison,
-    draw_records,
-    records_table,
-    verdict,
-)
+from emulation.report.comparison import comparison_record, comparison_tables, draw_comparison, verdict
+from emulation.report.serving import draw_records, records_table
 from emulation.serving.compare import CONCURRENCIES, Setting, compare
 from emulation.serving.records import ComparisonDocument, SweepDocument
 from emulation.serving.replay import replay_of
 from emulation.serving.spec import ClusterSpec
-from emulation.serving.sweep import PAPER_REQUESTS, Arrivals, SweepAxes, run_scenario, scenarios
+from emulation.serving.sweep import (
+    MOST_VARIANTS,
+    PAPER_REQUESTS,
+    Arrivals,
+    SweepAxes,
+    run_scenario,
+    scenarios,
+)
 from emulation.serving.testbed import cluster_on
 from emulation.serving.traces.reading import read_trace
 from emulation.timing.misses import MeasuredLaw
 from emulation.timing.profile import Profile, load_profile, read_by_gpu
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
 from sac_runtime.traces.format import TraceReader
+
+
+class Intervals(StrEnum):
+    """What intervals cover."""
+
+    AUTO = "auto"  # the fit's errors; up to 2048 requests, profiles that disagree too
+    ALL = "all"  # both
+    FIT = "fit"  # the fit's errors
+
+
+class HbmPrefix(StrEnum):
+    """Whether HBM only finds the prefixes of round 2."""
+
+    KEPT = "kept"  # as if nothing else needed the room: its kindest case
+    FIT = "fit"  # if all of them fit into HBM; else they are computed anew
+
 
 LIST = "comma-separated; lists are swept"
 TierOption = Annotated[str, typer.Option("--tier", help=f"Tiers ({LIST}): hbm, dram, cxl, rdma.")]
@@ -99,6 +119,18 @@ NicGbitOption = Annotated[float | None, typer.Option("--nic-gbit", help="Wire of
 StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
 HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV per GPU, in GB.")]
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.", file_okay=False)]
+IntervalsOption = Annotated[
+    Intervals,
+    typer.Option(
+        "--intervals", help="What intervals cover: all runs disagreeing profiles too, auto only up to 2048 requests."
+    ),
+]
+HbmPrefixOption = Annotated[
+    HbmPrefix,
+    typer.Option(
+        "--hbm-prefix", help="Tier hbm, round 2: prefixes are in HBM for nothing, or only if all of them fit."
+    ),
+]
 CompareOption = Annotated[
     bool,
     typer.Option(
@@ -134,6 +166,8 @@ def serve(
     nic_gbit: NicGbitOption = None,
     striped: StripedOption = False,
     hbm_kv: HbmOption = None,
+    hbm_prefix: HbmPrefixOption = HbmPrefix.KEPT,
+    intervals: IntervalsOption = Intervals.AUTO,
     plots: PlotsOption = None,
     compare: CompareOption = False,
     json: JsonOption = None,
@@ -154,7 +188,12 @@ def serve(
         _numbers("round", round_number),
         _measured_misses(topk_trace, hot_buffers),
     )
-    base = replace(cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv), overlap=overlap, striped=striped)
+    base = replace(
+        cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv),
+        overlap=overlap,
+        striped=striped,
+        free_hbm_prefix=hbm_prefix is HbmPrefix.KEPT,
+    )
     if burstiness != 1 and rate is None:
         raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
     num_prompts = None if requests is None else _one_number("requests", requests)
@@ -174,7 +213,7 @@ def serve(
         replay,
         seed,
     )
-    return _sweep(axes, traffic, base, plots, json)
+    return _sweep(axes, traffic, base, intervals, plots, json)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:
@@ -203,14 +242,23 @@ def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[in
     return {slots: MeasuredLaw.of_trace(TraceReader(path), slots).measured for slots in hot_buffers}
 
 
-def _sweep(axes: SweepAxes, traffic: Arrivals, base: ClusterSpec, plots: Path | None, json: Path | None) -> None:
+def _sweep(
+    axes: SweepAxes,
+    traffic: Arrivals,
+    base: ClusterSpec,
+    intervals: Intervals,
+    plots: Path | None,
+    json: Path | None,
+) -> None:
+    residuals = shipped_residuals()
+    most = {Intervals.AUTO: MOST_VARIANTS, Intervals.ALL: sys.maxsize, Intervals.FIT: 0}[intervals]
     asked = list(scenarios(axes, traffic, base))
     records, latencies = [], []
     with progress() as tell:
         for number, scenario in enumerate(asked, 1):
             words = f"{number} of {len(asked)}: {scenario.spec.tier}, {scenario.workload.num_prompts} requests"
             tell(words)
-            record, outcome = run_scenario(scenario, _told_every(tell, words))
+            record, outcome = run_scenario(scenario, _told_every(tell, words), residuals, most)
             records.append(record)
             latencies.append(outcome.recorder.latency_cdf() if outcome else {})
     show(json, records_table(records))
@@ -256,7 +304,7 @@ def _compare(axes: SweepAxes, base: ClusterSpec, num_prompts: int, plots: Path |
     found = []
     with progress() as tell:
         for context in axes.contexts:
-            setting = Setting(base, context, axes.outputs[0], axes.concurrencies[-1], num_prompts)
+            setting = Setting(base, context, axes.outputs[0], axes.concurrencies[-1], num_prompts, shipped_residuals())
             found.append(compare(setting, concurrencies, tell))
     for comparison in found:
         show(json, *comparison_tables(comparison), *verdict(comparison))

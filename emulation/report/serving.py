@@ -1,4 +1,4 @@
-"""Tables, pictures and words for `cxlbed serve`. Knows records and comparisons; runs nothing."""
+"""Tables, pictures and words for `cxlbed serve`. Knows records; runs nothing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,10 +7,8 @@ from rich.table import Table
 
 from emulation.report.plots import Axes, Series, draw_lines, draw_stacks
 from emulation.report.tables import Cell, make_table
-from emulation.report.wording import significant
-from emulation.serving.compare import RIVALS, Comparison, TippingPoint
-from emulation.serving.records import ComparisonRecord, ConcurrencyPoint, ScenarioRecord, ServingRecord
-from sac_runtime.label import Label
+from emulation.report.wording import TIER_NAMES, significant
+from emulation.serving.records import ScenarioRecord, ServingRecord
 
 COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
@@ -25,7 +23,6 @@ SETTING_NAMES = {
     "profile": "profile",
     "round": "round",
 }
-TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma": "RDMA prefetch"}
 
 
 def records_table(records: Sequence[ServingRecord]) -> Table:
@@ -64,69 +61,6 @@ def draw_records(
         written.append(_draw_distributions(folder / "latency_cdf.svg", done, distributions))
         written.append(_draw_time(folder / "where_the_time_goes.svg", done))
     return written
-
-
-def comparison_tables(comparison: Comparison) -> list[Table]:
-    """Throughput by concurrency, and CXL's lead by latency and bandwidth."""
-    context = comparison.setting.context_tokens
-    by_concurrency = make_table(
-        f"{context} tokens of context: output tokens per second, modelled",
-        ("concurrency", *TIER_NAMES.values()),
-        (
-            (concurrency, *(comparison.throughputs[tier][place] for tier in TIER_NAMES))
-            for place, concurrency in enumerate(comparison.concurrencies)
-        ),
-    )
-    grid = make_table(
-        f"{context} tokens, concurrency {comparison.setting.concurrency}: CXL's throughput over the others'",
-        ("CXL latency ns", "device GB/s", "over RDMA", "over HBM only", "of DRAM"),
-        (
-            (
-                point.latency_ns,
-                point.device_bytes_per_ns,
-                point.ratios["rdma"],
-                point.ratios["hbm"],
-                point.ratios["dram"],
-            )
-            for point in comparison.grid
-        ),
-    )
-    return [by_concurrency, grid]
-
-
-def verdict(comparison: Comparison) -> list[str]:
-    """The answer in sentences."""
-    setting = comparison.setting
-    where = f"{setting.context_tokens} tokens of context, concurrency {setting.concurrency}"
-    sentences = [
-        f"{where}: CXL serves {comparison.ratio('rdma'):.2f}x the tokens of RDMA prefetch, {comparison.ratio('hbm'):.2f}x "
-        f"those of HBM only, {comparison.ratio('dram'):.0%} of local DRAM's.",
-        _crossover_words(comparison),
-        _break_even_words(comparison),
-        *(_range_words(comparison, rival) for rival in RIVALS),
-    ]
-    return sentences + [_tipping_words(point) for point in comparison.tipping_points]
-
-
-def comparison_record(comparison: Comparison) -> ComparisonRecord:
-    """A comparison for its JSON, its words included."""
-    setting = comparison.setting
-    return ComparisonRecord(
-        context_tokens=setting.context_tokens,
-        concurrency=setting.concurrency,
-        output_tokens=setting.output_tokens,
-        label=Label.MODELLED,
-        ratios={tier: comparison.ratio(tier) for tier in ("rdma", "hbm", "dram")},
-        by_concurrency=[
-            ConcurrencyPoint(concurrency, **{tier: figures[place] for tier, figures in comparison.throughputs.items()})
-            for place, concurrency in enumerate(comparison.concurrencies)
-        ],
-        hbm_crossover_concurrency=comparison.hbm_crossover,
-        break_even_steps=comparison.break_even_steps,
-        grid=comparison.grid,
-        flips=comparison.tipping_points,
-        verdict=verdict(comparison),
-    )
 
 
 def _row(record: ServingRecord) -> tuple[Cell, ...]:
@@ -194,56 +128,4 @@ def _draw_time(path: Path, records: Sequence[ServingRecord]) -> Path:
     states = list(records[0].seconds_a_request)
     spent = {state: [record.seconds_a_request[state] for record in records] for state in states}
     draw_stacks(path, Axes("Where a request's time goes", "", "s per request"), _names(records), spent)
-    return path
-
-
-def _crossover_words(comparison: Comparison) -> str:
-    if comparison.hbm_crossover is None:
-        return (
-            f"HBM only, prefixes given to it for nothing, stays ahead up to concurrency {comparison.concurrencies[-1]}."
-        )
-    return (
-        f"CXL stays ahead of HBM only from concurrency {comparison.hbm_crossover} on, as far as looked at "
-        f"({comparison.concurrencies[-1]}); below, HBM only wins since it fetches nothing."
-        if comparison.hbm_crossover > comparison.concurrencies[0]
-        else "CXL is ahead of HBM only at every concurrency looked at."
-    )
-
-
-def _break_even_words(comparison: Comparison) -> str:
-    if comparison.break_even_steps is None:
-        return "n*: top-k fetches never move as much as one full prefix within as many steps as the context has tokens."
-    return f"n*: after {comparison.break_even_steps} decode steps top-k fetches have moved more than one full prefix."
-
-
-def _tipping_words(point: TippingPoint) -> str:
-    rival = TIER_NAMES[point.rival]
-    name, unit = ("device bandwidth", "GB/s") if point.quantity == "device_bytes_per_ns" else ("CXL latency", "ns")
-    at = f" at {point.latency_ns} ns" if point.latency_ns else ""
-    if point.at is None:
-        return f"Against {rival}: {'ahead' if point.ahead_at_low else 'behind'} at any {name}{at}."
-    ahead, behind = ("below", "above") if point.ahead_at_low else ("above", "below")
-    return f"Against {rival}: ahead {ahead} a {name} of {significant(point.at)} {unit}{at}, behind {behind} it."
-
-
-def _range_words(comparison: Comparison, rival: str) -> str:
-    ratios = [point.ratios[rival] for point in comparison.grid]
-    latencies = [point.latency_ns for point in comparison.grid]
-    rates = [point.device_bytes_per_ns for point in comparison.grid]
-    where = "everywhere" if min(ratios) > 1 else "nowhere" if max(ratios) <= 1 else "in a part of it"
-    return (
-        f"Over {min(latencies)} to {max(latencies)} ns and {significant(min(rates))} to {significant(max(rates))} GB/s per "
-        f"device CXL is ahead of {TIER_NAMES[rival]} {where}: {min(ratios):.2f}x to {max(ratios):.2f}x."
-    )
-
-
-def draw_comparison(folder: Path, comparison: Comparison) -> Path:
-    """Throughput by concurrency of the four tiers, the crossover with HBM only marked. Returns the file."""
-    path = folder / f"compare_{comparison.setting.context_tokens}.svg"
-    axes = Axes(
-        f"{comparison.setting.context_tokens} tokens of context", "concurrency", "output tokens per second", log_x=True
-    )
-    series = [Series(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in TIER_NAMES.items()]
-    crossover = comparison.hbm_crossover
-    draw_lines(path, axes, series, marks={"ahead of HBM only": crossover} if crossover else None)
     return path

@@ -1,4 +1,6 @@
-"""How a number is worded in tables and pages."""
+"""How a number and a tier are worded in tables and pages."""
+
+TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma": "RDMA prefetch"}
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -9,3 +11,8 @@ def significant(value: float, digits: int = 3) -> str:
     if abs(rounded) >= 10 ** (digits - 1):
         return f"{rounded:,.0f}"
     return f"{rounded:#.{digits}g}"
+
+
+def span_of(low: float, high: float) -> str:
+    """A range as a reader wants it."""
+    return f"{significant(low)} to {significant(high)}"

@@ -1,19 +1,23 @@
 """The answer and not only numbers: who wins, from which concurrency on, and where that turns.
 Knows simulations and bisection; prints nothing.
 
-HBM only is compared at its kindest: every prefix is in HBM without having been put there, as long as its request runs.
+HBM only is compared as the cluster has it: by default at its kindest, where every prefix is in HBM without having been put there,
+as long as its request runs. Orders are decided where intervals do not overlap.
 CXL's latency is that of a 64 B read by a CPU, as it is published; the GPU's own way over PCIe comes on top (assumed to add
 up, as in emulation.timing)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import sqrt
 from typing import Literal
 
 from emulation.say import Say
 from emulation.serving.cluster import simulate
-from emulation.serving.spec import ClusterSpec
+from emulation.serving.intervals import Residuals, variants
+from emulation.serving.rivals import RivalPoint, point_of, rivals
+from emulation.serving.spec import TIERS, ClusterSpec
 from emulation.serving.workload import ClosedLoop
+from emulation.timing.interval import Interval, Order, interval_of
 from emulation.timing.profile import GPU_READER, Bandwidth, Profile, load_profile
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -33,11 +37,25 @@ class Setting:
     output_tokens: int = 1024
     concurrency: int = 64
     num_prompts: int = 512
+    residuals: Residuals = field(default_factory=Residuals)
+
+    def spec(self, tier: str, profile: Profile | None = None) -> ClusterSpec:
+        """The cluster with its KV in `tier`."""
+        return replace(self.base, tier=tier, profile=profile)
 
     def throughput(self, tier: str, concurrency: int | None = None, profile: Profile | None = None) -> float:
         """Output tokens per second of a tier; 0 where a request does not fit."""
+        return self.throughput_of(self.spec(tier, profile), concurrency)
+
+    def interval(self, spec: ClusterSpec, concurrency: int | None = None) -> Interval:
+        """The throughput of a cluster with what is known of its inputs."""
+        others = [self.throughput_of(other.spec, concurrency) for other in variants(spec)]
+        residual = self.residuals.of(spec.tier, "output_throughput")
+        return interval_of(self.throughput_of(spec, concurrency), others, residual)
+
+    def throughput_of(self, spec: ClusterSpec, concurrency: int | None = None) -> float:
+        """Output tokens per second of a cluster; 0 where a request does not fit."""
         concurrency = concurrency or self.concurrency
-        spec = replace(self.base, tier=tier, profile=profile, free_hbm_prefix=True)
         workload = ClosedLoop(self.num_prompts, concurrency, self.context_tokens, self.output_tokens)
         if not spec.running_limit(workload.longest_len):
             return 0.0
@@ -46,11 +64,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class GridPoint:
-    """CXL at one latency and device bandwidth: its throughput over each tier's."""
+    """CXL at one latency and device bandwidth: its throughput over each tier's, and whether the order is decided."""
 
     latency_ns: int
     device_bytes_per_ns: float
     ratios: dict[str, float]
+    orders: dict[str, Order]
 
 
 @dataclass(frozen=True)
@@ -69,22 +88,32 @@ class TippingPoint:
 class Comparison:
     """The answer for one setting. throughputs: tier -> output tokens per second at each concurrency.
 
-    hbm_crossover: least concurrency from which CXL stays ahead of HBM only; None: not within those looked at.
+    hbm_crossover: least concurrency from which CXL's figure stays above that of HBM only; None: not within those looked at;
+    hbm_decided: from which on the intervals do not overlap either. rivals: CXL beside the rivals on other figures of theirs.
     break_even_steps: n*, after which top-k fetches have moved more than one full prefix; None: not within as many steps
     as the context has tokens."""
 
     setting: Setting
     concurrencies: tuple[int, ...]
-    throughputs: dict[str, list[float]]
+    throughputs: dict[str, list[Interval]]
     hbm_crossover: int | None
+    hbm_decided: int | None
     break_even_steps: int | None
     grid: list[GridPoint]
     tipping_points: list[TippingPoint]
+    rivals: list[RivalPoint]
 
     def ratio(self, other: str) -> float:
         """CXL's throughput over another tier's, at the setting's concurrency."""
-        place = self.concurrencies.index(self.setting.concurrency)
-        return _over(self.throughputs["cxl"][place], self.throughputs[other][place])
+        return _over(self.at_concurrency("cxl").value, self.at_concurrency(other).value)
+
+    def order(self, other: str) -> Order:
+        """How CXL lies to another tier, at the setting's concurrency."""
+        return self.at_concurrency("cxl").order(self.at_concurrency(other))
+
+    def at_concurrency(self, tier: str) -> Interval:
+        """A tier's throughput at the setting's concurrency."""
+        return self.throughputs[tier][self.concurrencies.index(self.setting.concurrency)]
 
 
 def compare(
@@ -94,21 +123,26 @@ def compare(
 ) -> Comparison:
     """Run the tiers against one another and look for the points where the order changes."""
     sampled = tuple(sorted({*concurrencies, setting.concurrency}))
-    throughputs: dict[str, list[float]] = {}
-    for tier in ("hbm", "dram", "cxl", "rdma"):
+    throughputs: dict[str, list[Interval]] = {}
+    for tier in TIERS:
         on_progress(f"{setting.context_tokens} tokens, {tier}, {len(sampled)} concurrencies")
-        throughputs[tier] = [setting.throughput(tier, concurrency) for concurrency in sampled]
+        throughputs[tier] = [setting.interval(setting.spec(tier), concurrency) for concurrency in sampled]
     place = sampled.index(setting.concurrency)
-    others = {tier: throughputs[tier][place] for tier in ("hbm", "dram", "rdma")}
+    others = {tier: throughputs[tier][place] for tier in TIERS if tier != "cxl"}
     on_progress(f"{setting.context_tokens} tokens, latency and bandwidth of the pool")
+    grid = [_grid_point(setting, latency, factor, others) for latency in LATENCIES_NS for factor in BANDWIDTH_FACTORS]
+    tipping = [point for rival in RIVALS for point in _tipping_points(setting, rival, others[rival].value)]
+    on_progress(f"{setting.context_tokens} tokens, figures of the rivals")
     return Comparison(
         setting,
         sampled,
         throughputs,
-        _crossover(sampled, throughputs),
+        _crossover(sampled, throughputs, lambda cxl, hbm: cxl.value > hbm.value),
+        _crossover(sampled, throughputs, lambda cxl, hbm: cxl.order(hbm) is Order.AHEAD),
         break_even_steps(setting.base, setting.context_tokens),
-        [_grid_point(setting, latency, factor, others) for latency in LATENCIES_NS for factor in BANDWIDTH_FACTORS],
-        [point for rival in RIVALS for point in _tipping_points(setting, rival, others[rival])],
+        grid,
+        tipping,
+        [point_of(rival, setting.interval(rival.spec), throughputs["cxl"][place]) for rival in rivals(setting.base)],
     )
 
 
@@ -145,21 +179,27 @@ def _rates(bandwidth: Bandwidth) -> tuple[float, float]:
     return bandwidth.read_bytes_per_ns, bandwidth.write_bytes_per_ns
 
 
-def _crossover(concurrencies: Sequence[int], throughputs: dict[str, list[float]]) -> int | None:
-    """The least concurrency from which on CXL is ahead at all of them."""
+def _crossover(
+    concurrencies: Sequence[int],
+    throughputs: dict[str, list[Interval]],
+    ahead: Callable[[Interval, Interval], bool],
+) -> int | None:
+    """The least concurrency from which on CXL is `ahead` of HBM only at all of them."""
     crossover = None
     for concurrency, cxl, hbm in zip(concurrencies, throughputs["cxl"], throughputs["hbm"], strict=True):
-        if cxl <= hbm:
+        if not ahead(cxl, hbm):
             crossover = None
         elif crossover is None:
             crossover = concurrency
     return crossover
 
 
-def _grid_point(setting: Setting, latency_ns: int, factor: float, others: dict[str, float]) -> GridPoint:
+def _grid_point(setting: Setting, latency_ns: int, factor: float, others: dict[str, Interval]) -> GridPoint:
     rate = load_profile("sac-gpu-cxl").device.read_bytes_per_ns * factor
-    cxl = setting.throughput("cxl", profile=pool_profile(latency_ns, rate))
-    return GridPoint(latency_ns, rate, {tier: _over(cxl, figure) for tier, figure in others.items()})
+    residual = setting.residuals.of("cxl", "output_throughput")
+    cxl = interval_of(setting.throughput("cxl", profile=pool_profile(latency_ns, rate)), residual=residual)
+    ratios = {tier: _over(cxl.value, other.value) for tier, other in others.items()}
+    return GridPoint(latency_ns, rate, ratios, {tier: cxl.order(other) for tier, other in others.items()})
 
 
 def _tipping_points(setting: Setting, rival: str, rival_throughput: float) -> list[TippingPoint]:

@@ -8,7 +8,9 @@ from typing import Self
 from emulation.serving.cluster import Outcome
 from emulation.serving.compare import GridPoint, TippingPoint
 from emulation.serving.fit_range import FIT_RANGE, FitRange
+from emulation.serving.rivals import RivalPoint
 from emulation.serving.traces.reading import TraceCounts
+from emulation.timing.interval import Interval, Order
 from sac_runtime.label import Label
 
 
@@ -80,6 +82,8 @@ class ServingRecord(ScenarioRecord):
     bytes_by_link: dict[str, int] = field(default_factory=dict)
     utilisation_by_link: dict[str, float] = field(default_factory=dict)
     seconds_a_request: dict[str, float] = field(default_factory=dict)  # by state, `metrics.TimeSpent`
+    intervals: dict[str, Interval] = field(default_factory=dict)  # of each figure above, by its name
+    interval_from: list[str] = field(default_factory=list)  # what the intervals cover
 
     @classmethod
     def served(cls, scenario: ScenarioRecord, running_limit: int, note: str, outcome: Outcome) -> Self:
@@ -113,21 +117,45 @@ class ConcurrencyPoint:
     dram: float
     cxl: float
     rdma: float
+    intervals: dict[str, Interval]  # by tier
+
+
+@dataclass(frozen=True)
+class TierOrder:
+    """How CXL lies to a tier, both in output tokens per second: decided only where the intervals do not overlap."""
+
+    tier: str
+    order: Order
+    cxl: Interval
+    other: Interval
 
 
 @dataclass(frozen=True)
 class ComparisonRecord:
     """A comparison, `compare.Comparison`, with its ratios and its answer in sentences. flips: the tipping points."""
 
+    model: str
+    gpu: str
+    gpus: int
+    rdma: str  # the way of RDMA, its network cards per server and their wire
+    nics: int
+    nic_gbit: float | None
     context_tokens: int
     concurrency: int
     output_tokens: int
+    hbm_prefix_kept: bool
+    outside_fit: tuple[str, ...]
+    fit_range: FitRange
     label: Label
     ratios: dict[str, float]  # CXL's throughput over each tier's
+    orders: list[TierOrder]
     by_concurrency: list[ConcurrencyPoint]
+    interval_from: list[str]
     hbm_crossover_concurrency: int | None
+    hbm_decided_concurrency: int | None
     break_even_steps: int | None
     grid: list[GridPoint]
+    rivals: list[RivalPoint]
     flips: list[TippingPoint]
     verdict: list[str]
 

@@ -157,7 +157,7 @@ class ClusterSpec:
     striped: bool = False
     overlap: float | None = None
     measured_misses: float | None = None
-    free_hbm_prefix: bool = False
+    free_hbm_prefix: bool = True
     device_bytes: int = 8 * TIB  # assumed: see ServerSpec.dram_bytes
     server: ServerSpec = ServerSpec()
     model: ModelShape = ModelShape()

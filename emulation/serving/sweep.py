@@ -8,6 +8,7 @@ from itertools import product
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
 from emulation.serving.fit_range import outside_fit
+from emulation.serving.intervals import Residuals, Variant, intervals_of, variants
 from emulation.serving.notes import note_of
 from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.replay import TraceReplay
@@ -17,6 +18,8 @@ from emulation.timing.profile import Profile
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
 
 PAPER_REQUESTS = 512  # of each of SAC's serving runs
+NO_VARIANTS = 0
+MOST_VARIANTS = 2048  # requests up to which a run's variants are run as well
 
 _SERVED_BY = {"dram": ("dram", "numa"), "cxl": ("cxl",), "rdma": ("rdma",), "hbm": ()}
 
@@ -122,9 +125,15 @@ def scenarios(axes: SweepAxes, arrivals: Arrivals, base: ClusterSpec) -> Iterato
 
 
 def run_scenario(
-    scenario: Scenario, on_progress: Callable[[int], None] | None = None
+    scenario: Scenario,
+    on_progress: Callable[[int], None] | None = None,
+    residuals: Residuals | None = None,
+    most_variants: int = NO_VARIANTS,
 ) -> tuple[ServingRecord, Outcome | None]:
-    """The record of a scenario, and its outcome; None where a request does not fit the tier, which the record says."""
+    """The record of a scenario, and its outcome; None where a request does not fit the tier, which the record says.
+
+    residuals: the fit's, for intervals; None: no intervals. Variants of the cluster are run too, for the intervals, where the
+    scenario has at most `most_variants` requests."""
     spec, workload = scenario.spec, scenario.workload
     limit = spec.running_limit(workload.longest_len)
     if not limit:
@@ -132,7 +141,27 @@ def run_scenario(
         return ServingRecord(**vars(scenario.record()), fits=False, running_limit=0, note=note), None
     outcome = simulate(spec, workload, on_progress)
     note = note_of(workload, scenario.round_number, limit, outcome, bool(scenario.outside_fit))
-    return ServingRecord.served(scenario.record(), limit, note, outcome), outcome
+    record = ServingRecord.served(scenario.record(), limit, note, outcome)
+    return (record if residuals is None else _with_intervals(record, scenario, residuals, most_variants)), outcome
+
+
+def _with_intervals(
+    record: ServingRecord, scenario: Scenario, residuals: Residuals, most_variants: int
+) -> ServingRecord:
+    others = variants(scenario.spec)
+    few = scenario.workload.num_prompts <= most_variants
+    ran = [_figures(scenario, other) for other in others] if few else []
+    covered = [f"errors of the fit at {residuals.num_points(record.tier)} readings"] if residuals.by_kind else []
+    covered += [other.what for other in others] if few else []
+    left_out = [f"left out, for {record.requests} requests: {other.what}" for other in others] if not few else []
+    intervals = intervals_of(vars(record), ran, record.tier, residuals)
+    return replace(record, intervals=intervals, interval_from=covered + left_out)
+
+
+def _figures(scenario: Scenario, other: Variant) -> dict[str, float | None]:
+    """The figures of the same workload on another cluster."""
+    outcome = simulate(other.spec, scenario.workload)
+    return vars(ServingRecord.served(scenario.record(), 0, "", outcome))
 
 
 def _with_workloads(spec: ClusterSpec, axes: SweepAxes, arrivals: Arrivals) -> Iterator[Scenario]:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emulation.report.serving import comparison_record, verdict
+from emulation.report.comparison import comparison_record, verdict
 from emulation.serving.compare import Setting, break_even_steps, compare, pool_profile
 from emulation.serving.spec import ClusterSpec
 from emulation.timing.misses import FootprintLaw
