@@ -13,6 +13,7 @@ from emulation.calibration.fetch import (
     fit_prefix,
     stale_profiles,
 )
+from emulation.calibration.residuals import RESIDUALS_FILE, residuals_of, write_residuals
 from emulation.calibration.serving import fig4_points, fit_engine_costs, headline_points, serving_points
 from emulation.cli.progress import progress
 from emulation.latency.modelled import FIG3_CONTEXTS
@@ -26,19 +27,22 @@ from sac_runtime.traces.synthetic import SyntheticSpec
 FitOption = Annotated[
     bool, typer.Option("--fit", help="Fit the free parameters first (minutes); ends with 1 where files hold others.")
 ]
+ResidualsOption = Annotated[
+    bool, typer.Option("--residuals", help="Write the serving model's errors into the package, for intervals.")
+]
 
 
-def calibrate(fit: FitOption = False) -> None:
+def calibrate(fit: FitOption = False, residuals: ResidualsOption = False) -> None:
     """Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: cell by cell, with the error of each,
     and the laws of hot-buffer misses beside one another."""
     costs, stale = _fitted() if fit else (EngineCosts(), [])
     profiles = {tier: load_profile(name) for tier, name in FIG5_PROFILES.items()}
-    fig10 = serving_points(2, costs)
+    fig9, fig10 = serving_points(1, costs), serving_points(2, costs)
     for title, points in (
         ("SAC Fig 3: whole prefixes, mean s", fig3_points(load_profile(FIG3_PROFILE))),
         ("SAC Fig 4: footprint, GB", fig4_points()),
         ("SAC Fig 5: n random entries, us", fig5_points(profiles)),
-        ("SAC Fig 9: round 1, concurrency 8", serving_points(1, costs)),
+        ("SAC Fig 9: round 1, concurrency 8", fig9),
         ("SAC Fig 10: round 2, concurrency 64", fig10),
         ("SAC's headline ratios", headline_points(fig10)),
     ):
@@ -48,6 +52,9 @@ def calibrate(fit: FitOption = False) -> None:
         for context in FIG3_CONTEXTS
     }
     print_table(laws_table(laws, ClusterSpec("cxl").hot_buffer))
+    if residuals:
+        write_residuals(residuals_of([*fig9, *fig10]))
+        typer.echo(f"written: {RESIDUALS_FILE}")
     if stale:
         raise typer.Exit(1)
 

@@ -2,12 +2,11 @@
 
 A tier is called ahead only where intervals do not overlap; where they do, the order is not decided by what is known."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
-from emulation.report.plots import Axes, Series, draw_lines
+from emulation.report.plots import Axes, band, draw_lines
 from emulation.report.tables import make_table
 from emulation.report.wording import TIER_NAMES, significant, span_of
 from emulation.serving.compare import RIVALS, Comparison, TippingPoint
@@ -123,15 +122,10 @@ def draw_comparison(folder: Path, comparison: Comparison) -> Path:
     axes = Axes(
         f"{comparison.setting.context_tokens} tokens of context", "concurrency", "output tokens per second", log_x=True
     )
-    series = [_band(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in TIER_NAMES.items()]
+    series = [band(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in TIER_NAMES.items()]
     crossover = comparison.hbm_crossover
     draw_lines(path, axes, series, marks={"above HBM only": crossover} if crossover else None)
     return path
-
-
-def _band(name: str, x: Sequence[float], figures: Sequence[Interval]) -> Series:
-    low, value, high = ([getattr(figure, part) for figure in figures] for part in ("low", "value", "high"))
-    return Series(name, x, value, low, high)
 
 
 def _worded(figure: Interval) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emulation.errors import InputError
+from emulation.timing.interval import Interval
 
 FORMATS = (".png", ".svg", ".pdf")
 
@@ -31,6 +32,12 @@ class Axes:
     y: str
     log_x: bool = False
     log_y: bool = False
+
+
+def band(name: str, x: Sequence[float], figures: Sequence[Interval]) -> Series:
+    """A line through the values of intervals, with their range around it."""
+    low, value, high = ([getattr(figure, part) for figure in figures] for part in ("low", "value", "high"))
+    return Series(name, x, value, low, high)
 
 
 def draw_lines(path: Path, axes: Axes, series: Sequence[Series], marks: Mapping[str, float] | None = None) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from rich.table import Table
 
-from emulation.report.plots import Axes, Series, draw_lines, draw_stacks
+from emulation.report.plots import Axes, Series, band, draw_lines, draw_stacks
 from emulation.report.tables import Cell, make_table
 from emulation.report.wording import TIER_NAMES, significant
 from emulation.serving.records import ScenarioRecord, ServingRecord
+from emulation.timing.interval import Interval
 
 COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
@@ -104,12 +105,17 @@ def _differ(records: Sequence[ServingRecord], key: str) -> bool:
 
 
 def _lines(records: Sequence[ServingRecord], key: str) -> list[Series]:
-    lines: dict[str, list[tuple[float, float]]] = {}
+    """Throughput along `key`, with its bands."""
+    lines: dict[str, list[tuple[float, Interval]]] = {}
     for name, record in zip(_names(records, without=key), records, strict=True):
-        lines.setdefault(name, []).append((getattr(record, key), record.output_throughput or 0.0))
-    return [
-        Series(name, [x for x, _ in sorted(points)], [y for _, y in sorted(points)]) for name, points in lines.items()
-    ]
+        value = record.output_throughput or 0.0
+        interval = record.intervals.get("output_throughput", Interval(value, value, value))
+        lines.setdefault(name, []).append((getattr(record, key), interval))
+    return [band(name, *zip(*sorted(points, key=_first), strict=True)) for name, points in lines.items()]
+
+
+def _first(point: tuple[float, Interval]) -> float:
+    return point[0]
 
 
 def _draw_distributions(

@@ -2,14 +2,19 @@
 
 import pytest
 
+from emulation.calibration.residuals import shipped_residuals
 from emulation.report.comparison import comparison_record, verdict
+from emulation.serving.cluster import simulate
 from emulation.serving.compare import Setting, break_even_steps, compare, pool_profile
+from emulation.serving.shipped import shipped_names
 from emulation.serving.spec import ClusterSpec
+from emulation.serving.workload import ClosedLoop
+from emulation.timing.interval import Order
 from emulation.timing.misses import FootprintLaw
 from emulation.timing.profile import load_profile
 from sac_runtime.label import Label
 
-SETTING = Setting(ClusterSpec("cxl"), 131072)
+SETTING = Setting(ClusterSpec("cxl"), 131072, residuals=shipped_residuals())
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +72,54 @@ def test_the_testbeds_pool_has_the_latency_that_its_fit_gave():
 
 def test_the_verdict_names_ratios_crossover_break_even_range_and_flips(comparison):
     words = " ".join(verdict(comparison))
-    for part in ("tokens of RDMA prefetch", "from concurrency 32 on", "n*: after", "Over 140 to 750 ns", "behind"):
+    for part in (
+        "tokens of RDMA prefetch",
+        "from concurrency 32 on",
+        "n*: after",
+        "Over 140 to 750 ns",
+        "behind",
+        "RDMA prefetch with other figures of its own: ahead for sac",
+        "not decided by what is known for",
+    ):
         assert part in words
     record = comparison_record(comparison)
     assert record.label is Label.MODELLED
     assert record.hbm_crossover_concurrency == 32
+
+
+def test_an_order_is_said_only_where_intervals_do_not_overlap(comparison):
+    record = comparison_record(comparison)
+    for one in record.orders:
+        if one.order is Order.AHEAD:
+            assert one.cxl.low > one.other.high
+        elif one.order is Order.BEHIND:
+            assert one.cxl.high < one.other.low
+        else:
+            assert one.cxl.low <= one.other.high
+            assert one.cxl.high >= one.other.low
+    assert comparison.hbm_decided is None or comparison.hbm_decided >= comparison.hbm_crossover
+
+
+def test_rivals_are_swept_over_their_own_figures_and_an_as_good_one_is_not_said_to_be_beaten(comparison):
+    by_what = {point.what: point for point in comparison.rivals}
+    assert {point.rdma for point in comparison.rivals if point.rival == "rdma"} == set(shipped_names("rdma"))
+    assert by_what["sac, 8 x 100 Gb/s"].order is Order.AHEAD
+    assert by_what["mooncake, 8 x 190 Gb/s"].ratio < by_what["sac, 8 x 100 Gb/s"].ratio
+    assert {point.hbm_kv_gb for point in comparison.rivals if point.rival == "hbm"} == {20.0, 40.0, 80.0}
+    for point in comparison.rivals:
+        assert point.order is comparison.at_concurrency("cxl").order(point.output_throughput)
+
+
+def test_more_network_cards_or_hbm_never_slow_a_rival_down(comparison):
+    throughput = {point.what: point.output_throughput.value for point in comparison.rivals}
+    assert throughput["mooncake, 16 x 190 Gb/s"] >= throughput["mooncake, 8 x 190 Gb/s"]
+    assert throughput["sac-rows, 16 x 100 Gb/s"] >= throughput["sac-rows, 8 x 100 Gb/s"]
+    hbm = [throughput[f"{size} GB of HBM for KV per GPU"] for size in (20, 40, 80)]
+    assert hbm == sorted(hbm)
+
+
+def test_hbm_alone_and_in_a_comparison_find_the_same_prefixes():
+    for kept in (True, False):
+        base = ClusterSpec("hbm", free_hbm_prefix=kept)
+        alone = simulate(base, ClosedLoop(64, 8, 32768, 64)).recorder.summary().output_throughput
+        assert Setting(base, 32768, 64, 8, 64).throughput("hbm") == alone
