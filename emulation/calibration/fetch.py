@@ -15,9 +15,7 @@ from emulation.calibration.fit import Values, pattern_search
 from emulation.calibration.readings import Point, readings
 from emulation.latency.modelled import entries_us, prefix_mean_s
 from emulation.timing.profile import Bandwidth, Profile, load_profile
-
-FIG5_PROFILES = {"dram": "sac-gpu-dram", "cxl": "sac-gpu-cxl", "rdma": "sac-gpu-rdma"}
-FIG3_PROFILE = "sac-prefix-rdma"
+from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class PrefixParameters:
         """The prefix profile with these parameters, to whole us and GB/s to two places."""
         rate = round(self.nic_bytes_per_ns, 2)
         return replace(
-            load_profile(FIG3_PROFILE),
+            load_profile(PREFIX_ENGINE),
             setup_ns=1000 * round(self.setup_ns / 1000),
             request_ns=1000 * round(self.request_ns / 1000),
             adapter=Bandwidth(rate, rate),

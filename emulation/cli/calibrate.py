@@ -5,8 +5,6 @@ from typing import Annotated
 import typer
 
 from emulation.calibration.fetch import (
-    FIG3_PROFILE,
-    FIG5_PROFILES,
     fig3_points,
     fig5_points,
     fit_gpu_fetch,
@@ -22,6 +20,7 @@ from emulation.report.tables import print_table
 from emulation.serving.spec import ClusterSpec, EngineCosts
 from emulation.timing.misses import FootprintLaw, ReuseLaw
 from emulation.timing.profile import load_profile
+from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 from sac_runtime.traces.synthetic import SyntheticSpec
 
 FitOption = Annotated[
@@ -39,7 +38,7 @@ def calibrate(fit: FitOption = False, residuals: ResidualsOption = False) -> Non
     profiles = {tier: load_profile(name) for tier, name in FIG5_PROFILES.items()}
     fig9, fig10 = serving_points(1, costs), serving_points(2, costs)
     for title, points in (
-        ("SAC Fig 3: whole prefixes, mean s", fig3_points(load_profile(FIG3_PROFILE))),
+        ("SAC Fig 3: whole prefixes, mean s", fig3_points(load_profile(PREFIX_ENGINE))),
         ("SAC Fig 4: footprint, GB", fig4_points()),
         ("SAC Fig 5: n random entries, us", fig5_points(profiles)),
         ("SAC Fig 9: round 1, concurrency 8", fig9),

@@ -15,11 +15,9 @@ from emulation.cli.terminal import show
 from emulation.errors import InputError
 from emulation.latency.injected import bare_times, filled_store, injected_times, measured_label
 from emulation.latency.modelled import (
-    DEFAULT_PROFILES,
     FIG3_CONCURRENCIES,
     FIG3_CONTEXTS,
     FIG5_ENTRIES,
-    PREFIX_PROFILES,
     entry_times,
     prefix_times,
 )
@@ -35,6 +33,7 @@ from emulation.report.latency import (
 )
 from emulation.timing.profile import Profile, load_profile
 from emulation.timing.profile_folders import profile_names
+from emulation.timing.tiers import DEFAULT_PROFILES, PREFIX_PROFILES
 from sac_runtime.label import Label
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.spec import STORE_NAMES

@@ -11,12 +11,12 @@ from statistics import median
 import numpy as np
 
 from emulation.errors import CxlbedError, InputError
-from emulation.latency.modelled import dram_beside
 from emulation.stores.fill import fill_rows
 from emulation.stores.timed import TimedStore
 from emulation.timing.clock import InjectorError, InjectorSummary, WallClock
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Profile
+from emulation.timing.tiers import dram_beside
 from guest.agent.stores import inside_qemu, open_store
 from sac_runtime.label import Label, require_one_label
 from sac_runtime.memory.mapped import MappedStore

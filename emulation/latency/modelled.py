@@ -8,8 +8,8 @@ from itertools import product
 from emulation.errors import InputError
 from emulation.timing.links.fabric import Fabric
 from emulation.timing.path import Transfer, default_path
-from emulation.timing.profile import GPU_SUFFIX, Profile, load_profile
-from emulation.timing.profile_folders import profile_names
+from emulation.timing.profile import Profile
+from emulation.timing.tiers import dram_beside, tier_profiles
 from sac_runtime.label import Label
 from sac_runtime.rows.layout import DEEPSEEK_LAYERS
 
@@ -19,18 +19,6 @@ NUM_READERS = 8  # GPUs behind one adapter [SAC's testbed has eight per host]
 FIG5_ENTRIES = (64, 128, 256, 512, 1024, 2048)
 FIG3_CONTEXTS = (16384, 32768, 65536, 131072)
 FIG3_CONCURRENCIES = (1, 4, 8, 16, 24, 32)
-
-DEFAULT_PROFILES = {
-    "gpu": {
-        "dram": "sac-gpu-dram",
-        "numa": "numa-pond-intel@gpu",
-        "cxl": "sac-gpu-cxl",
-        "rdma": "sac-gpu-rdma",
-    },
-    "cpu": {"dram": "dram-pond-intel", "numa": "numa-pond-intel", "cxl": "cxl-switched-220", "rdma": "rdma-100g"},
-}
-PREFIX_ENGINE = "sac-prefix-rdma"  # moves whole prefixes only: no profile for single entries
-PREFIX_PROFILES = {**DEFAULT_PROFILES["gpu"], "rdma": PREFIX_ENGINE}
 
 
 @dataclass(frozen=True)
@@ -105,22 +93,6 @@ def prefix_mean_s(profile: Profile, context_tokens: int, concurrency: int) -> fl
     paths = [default_path(profile, f"reader{i}") for i in range(min(NUM_READERS, concurrency))]
     requests = [(0, paths[i % len(paths)], transfer) for i in range(concurrency)]
     return sum(Fabric().run(requests)) / concurrency / 1e9
-
-
-def tier_profiles(profile: Profile) -> list[Profile]:
-    """All known profiles of the same tier and reader; for a GPU also the CPU's, read by a GPU."""
-    known = [load_profile(name) for name in profile_names() if name != PREFIX_ENGINE]
-    same_tier = [one for one in known if one.tier == profile.tier]
-    siblings = [one for one in same_tier if one.read_by == profile.read_by]
-    if profile.read_by == "gpu":
-        siblings += [load_profile(one.name + GPU_SUFFIX) for one in same_tier if one.read_by == "cpu"]
-    return siblings
-
-
-def dram_beside(profile: Profile, profiles: Sequence[Profile]) -> Profile:
-    """What a profile's times are set against: local DRAM seen by the same kind of reader."""
-    own = [one for one in profiles if one.tier == "dram" and one.read_by == profile.read_by]
-    return own[0] if own else load_profile(DEFAULT_PROFILES[profile.read_by]["dram"])
 
 
 def _require_positive(field: str, values: Sequence[int]) -> None:

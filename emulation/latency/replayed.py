@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emulation.errors import InputError
-from emulation.latency.modelled import DEFAULT_PROFILES, NUM_READERS, prefix_transfer
+from emulation.latency.modelled import NUM_READERS, prefix_transfer
 from emulation.timing.links.fabric import Fabric
 from emulation.timing.path import LinkPath, Transfer, default_path
 from emulation.timing.profile import load_profile
+from emulation.timing.tiers import DEFAULT_PROFILES
 from sac_runtime.label import Label
 from sac_runtime.memory.store import Plan
 from sac_runtime.rows.layout import LINE_BYTES, IntArray, KvLayout

@@ -8,13 +8,14 @@ from rich.table import Table
 
 from emulation.report.plots import Axes, band, draw_lines
 from emulation.report.tables import make_table
-from emulation.report.wording import TIER_NAMES, significant, span_of
-from emulation.serving.compare import RIVALS, Comparison, TippingPoint
+from emulation.report.wording import significant, span_of
+from emulation.serving.compare import Comparison, TippingPoint
 from emulation.serving.fit_range import FIT_RANGE, outside_fit
 from emulation.serving.intervals import variants
 from emulation.serving.records import ComparisonRecord, ConcurrencyPoint, TierOrder
 from emulation.serving.rivals import RivalPoint
 from emulation.timing.interval import Interval, Order
+from emulation.timing.tiers import RIVALS, SERVED
 from sac_runtime.label import Label
 
 
@@ -24,9 +25,9 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     where = f"{setting.context_tokens} tokens, concurrency {setting.concurrency}"
     by_concurrency = make_table(
         f"{setting.context_tokens} tokens of context: output tokens per second, modelled, with what is known of them",
-        ("concurrency", *TIER_NAMES.values()),
+        ("concurrency", *SERVED.values()),
         [
-            (concurrency, *(_worded(comparison.throughputs[tier][place]) for tier in TIER_NAMES))
+            (concurrency, *(_worded(comparison.throughputs[tier][place]) for tier in SERVED))
             for place, concurrency in enumerate(comparison.concurrencies)
         ],
         caption=_caption(comparison),
@@ -51,7 +52,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         f"{where}: the rivals on other figures of theirs",
         ("rival", "with", "tokens/s", "CXL over it", "CXL is"),
         [
-            (TIER_NAMES[point.rival], point.what, _worded(point.output_throughput), point.ratio, point.order)
+            (SERVED[point.rival], point.what, _worded(point.output_throughput), point.ratio, point.order)
             for point in comparison.rivals
         ],
     )
@@ -65,7 +66,7 @@ def verdict(comparison: Comparison) -> list[str]:
     sentences = [
         f"{where}: CXL serves {comparison.ratio('rdma'):.2f}x the tokens of RDMA prefetch, {comparison.ratio('hbm'):.2f}x "
         f"those of HBM only, {comparison.ratio('dram'):.0%} of local DRAM's.",
-        *(f"CXL against {TIER_NAMES[rival]}: {comparison.order(rival)}." for rival in (*RIVALS, "dram")),
+        *(f"CXL against {SERVED[rival]}: {comparison.order(rival)}." for rival in (*RIVALS, "dram")),
         _crossover_words(comparison),
         _break_even_words(comparison),
         *(_range_words(comparison, rival) for rival in RIVALS),
@@ -122,7 +123,7 @@ def draw_comparison(folder: Path, comparison: Comparison) -> Path:
     axes = Axes(
         f"{comparison.setting.context_tokens} tokens of context", "concurrency", "output tokens per second", log_x=True
     )
-    series = [band(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in TIER_NAMES.items()]
+    series = [band(name, comparison.concurrencies, comparison.throughputs[tier]) for tier, name in SERVED.items()]
     crossover = comparison.hbm_crossover
     draw_lines(path, axes, series, marks={"above HBM only": crossover} if crossover else None)
     return path
@@ -165,7 +166,7 @@ def _rival_words(comparison: Comparison, rival: str) -> list[str]:
     for point in points:
         by_order.setdefault(point.order, []).append(point)
     return [
-        f"CXL against {TIER_NAMES[rival]} with other figures of its own: {order} for "
+        f"CXL against {SERVED[rival]} with other figures of its own: {order} for "
         f"{'; '.join(f'{point.what} ({point.ratio:.2f}x)' for point in of_order)}."
         for order, of_order in by_order.items()
     ]
@@ -193,7 +194,7 @@ def _break_even_words(comparison: Comparison) -> str:
 
 
 def _tipping_words(point: TippingPoint) -> str:
-    rival = TIER_NAMES[point.rival]
+    rival = SERVED[point.rival]
     name, unit = ("device bandwidth", "GB/s") if point.quantity == "device_bytes_per_ns" else ("CXL latency", "ns")
     at = f" at {point.latency_ns} ns" if point.latency_ns else ""
     if point.at is None:
@@ -214,5 +215,5 @@ def _range_words(comparison: Comparison, rival: str) -> str:
     )
     return (
         f"Over {min(latencies)} to {max(latencies)} ns and {significant(min(rates))} to {significant(max(rates))} GB/s per "
-        f"device, against {TIER_NAMES[rival]} as it is: {counts}; {min(ratios):.2f}x to {max(ratios):.2f}x."
+        f"device, against {SERVED[rival]} as it is: {counts}; {min(ratios):.2f}x to {max(ratios):.2f}x."
     )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.table import Table
 
-from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES
 from emulation.calibration.readings import readings
 from emulation.latency.injected import BareTime, StoreTime
 from emulation.latency.modelled import EntryTime, PrefixTime
@@ -14,6 +13,7 @@ from emulation.report.tables import make_table
 from emulation.report.wording import significant
 from emulation.timing.clock import InjectorSummary
 from emulation.timing.profile import Profile
+from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 
 
 def profiles_table(profiles: Sequence[Profile]) -> Table:
@@ -86,7 +86,7 @@ def draw_prefixes(times: Sequence[PrefixTime], plot: Path) -> None:
     for name, tokens in dict.fromkeys((t.profile, t.context_tokens) for t in times):
         of = [t for t in times if (t.profile, t.context_tokens) == (name, tokens)]
         series.append(Series(f"{name}, {tokens:,} tokens", [t.concurrency for t in of], [t.mean_s for t in of]))
-    for tokens in dict.fromkeys(t.context_tokens for t in times if t.profile == FIG3_PROFILE):
+    for tokens in dict.fromkeys(t.context_tokens for t in times if t.profile == PREFIX_ENGINE):
         rows = [r for r in readings("fig3_rdma_prefix.csv") if int(r["context_tokens"]) == tokens]
         x, y = [int(r["concurrency"]) for r in rows], [float(r["mean_s"]) for r in rows]
         series.append(Series(f"SAC Fig 3, {tokens:,} tokens", x, y, dots=True))

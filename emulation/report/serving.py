@@ -7,9 +7,10 @@ from rich.table import Table
 
 from emulation.report.plots import Axes, Series, band, draw_lines, draw_stacks
 from emulation.report.tables import Cell, make_table
-from emulation.report.wording import TIER_NAMES, significant
+from emulation.report.wording import significant
 from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.timing.interval import Interval
+from emulation.timing.tiers import SERVED
 
 COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
@@ -91,7 +92,7 @@ def _names(records: Sequence[ServingRecord], without: str = "") -> list[str]:
     return [
         ", ".join(
             [
-                TIER_NAMES[record.tier],
+                SERVED[record.tier],
                 *(f"{SETTING_NAMES[key]} {value}" for key in varied if (value := getattr(record, key))),
             ]
         )

@@ -1,6 +1,4 @@
-"""How a number and a tier are worded in tables and pages."""
-
-TIER_NAMES = {"hbm": "HBM only", "dram": "local DRAM", "cxl": "CXL pool", "rdma": "RDMA prefetch"}
+"""How a number is worded in tables and pages."""
 
 
 def significant(value: float, digits: int = 3) -> str:

@@ -15,17 +15,17 @@ from emulation.say import Say
 from emulation.serving.cluster import simulate
 from emulation.serving.intervals import Residuals, variants
 from emulation.serving.rivals import RivalPoint, point_of, rivals
-from emulation.serving.spec import TIERS, ClusterSpec
+from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import ClosedLoop
 from emulation.timing.interval import Interval, Order, interval_of
 from emulation.timing.profile import GPU_READER, Bandwidth, Profile, load_profile
+from emulation.timing.tiers import RIVALS, SERVED, TIERS
 
 CONCURRENCIES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 LATENCIES_NS = (140, 220, 400, 750)  # the published range of CXL
 BANDWIDTH_FACTORS = (0.25, 0.5, 1.0, 2.0)
 LATENCY_LIMITS_NS = (1.0, 1_000_000.0)  # where tipping points are looked for
 BANDWIDTH_LIMITS_BYTES_PER_NS = (0.02, 1000.0)
-RIVALS = ("rdma", "hbm")
 
 
 @dataclass(frozen=True)
@@ -124,11 +124,11 @@ def compare(
     """Run the tiers against one another and look for the points where the order changes."""
     sampled = tuple(sorted({*concurrencies, setting.concurrency}))
     throughputs: dict[str, list[Interval]] = {}
-    for tier in TIERS:
+    for tier in SERVED:
         on_progress(f"{setting.context_tokens} tokens, {tier}, {len(sampled)} concurrencies")
         throughputs[tier] = [setting.interval(setting.spec(tier), concurrency) for concurrency in sampled]
     place = sampled.index(setting.concurrency)
-    others = {tier: throughputs[tier][place] for tier in TIERS if tier != "cxl"}
+    others = {tier: throughputs[tier][place] for tier in SERVED if tier != "cxl"}
     on_progress(f"{setting.context_tokens} tokens, latency and bandwidth of the pool")
     grid = [_grid_point(setting, latency, factor, others) for latency in LATENCIES_NS for factor in BANDWIDTH_FACTORS]
     tipping = [point for rival in RIVALS for point in _tipping_points(setting, rival, others[rival].value)]
@@ -165,7 +165,7 @@ def break_even_steps(spec: ClusterSpec, context_tokens: int) -> int | None:
 
 def pool_profile(latency_ns: float, device_bytes_per_ns: float | None = None) -> Profile:
     """The SAC testbed's pool with another CPU-read latency and device bandwidth (GB/s), its ports never the bound."""
-    profile = load_profile("sac-gpu-cxl")
+    profile = load_profile(TIERS["cxl"].gpu)
     device = profile.device
     if device_bytes_per_ns is not None:
         factor = device_bytes_per_ns / device.read_bytes_per_ns
@@ -195,7 +195,7 @@ def _crossover(
 
 
 def _grid_point(setting: Setting, latency_ns: int, factor: float, others: dict[str, Interval]) -> GridPoint:
-    rate = load_profile("sac-gpu-cxl").device.read_bytes_per_ns * factor
+    rate = load_profile(TIERS["cxl"].gpu).device.read_bytes_per_ns * factor
     residual = setting.residuals.of("cxl", "output_throughput")
     cxl = interval_of(setting.throughput("cxl", profile=pool_profile(latency_ns, rate)), residual=residual)
     ratios = {tier: _over(cxl.value, other.value) for tier, other in others.items()}

@@ -8,6 +8,7 @@ from math import ceil
 from emulation.errors import InputError
 from emulation.timing.misses import FootprintLaw, MeasuredLaw, MissLaw
 from emulation.timing.profile import Bandwidth, Profile, load_profile
+from emulation.timing.tiers import SERVED, TIERS
 from sac_runtime.rows.layout import (
     DEEPSEEK_LAYERS,
     DEEPSEEK_TOP_K,
@@ -19,7 +20,6 @@ from sac_runtime.rows.layout import (
 
 GB = 1_000_000_000
 TIB = 1 << 40
-TIERS = ("hbm", "dram", "cxl", "rdma")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class RdmaWay:
 
     name: str = "sac"
     reads: str = "prefixes"
-    profile: str = "sac-gpu-rdma"
+    profile: str = TIERS["rdma"].gpu
     nics: int = 8
     nic_bytes_per_ns: float = 12.5
     request_ns: float | None = None
@@ -109,9 +109,9 @@ class Policy:
 
 POLICIES = {
     "hbm": Policy("hbm", "hbm", False, None),
-    "dram": Policy("dram", "server", False, "sac-gpu-dram"),
-    "cxl": Policy("cxl", "pool", True, "sac-gpu-cxl"),
-    "rdma": Policy("rdma", "server", True, "sac-gpu-dram", "sac-gpu-rdma"),
+    "dram": Policy("dram", "server", False, TIERS["dram"].gpu),
+    "cxl": Policy("cxl", "pool", True, TIERS["cxl"].gpu),
+    "rdma": Policy("rdma", "server", True, TIERS["dram"].gpu, TIERS["rdma"].gpu),
 }
 
 
@@ -166,8 +166,8 @@ class ClusterSpec:
     costs: EngineCosts = field(default_factory=EngineCosts)
 
     def __post_init__(self) -> None:
-        if self.tier not in TIERS:
-            raise InputError(f"cluster: tier={self.tier!r} is unknown; take one of {', '.join(TIERS)}")
+        if self.tier not in SERVED:
+            raise InputError(f"cluster: tier={self.tier!r} is unknown; take one of {', '.join(SERVED)}")
         for name in ("num_servers", "num_devices"):
             if getattr(self, name) < 1:
                 raise InputError(f"cluster: {name}={getattr(self, name)} must be at least 1")

@@ -15,13 +15,12 @@ from emulation.serving.replay import TraceReplay
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, Workload
 from emulation.timing.profile import Profile
+from emulation.timing.tiers import can_stand_for
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
 
 PAPER_REQUESTS = 512  # of each of SAC's serving runs
 NO_VARIANTS = 0
 MOST_VARIANTS = 2048  # requests up to which a run's variants are run as well
-
-_SERVED_BY = {"dram": ("dram", "numa"), "cxl": ("cxl",), "rdma": ("rdma",), "hbm": ()}
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def scenarios(axes: SweepAxes, arrivals: Arrivals, base: ClusterSpec) -> Iterato
     _refuse_unused_profiles(axes)
     for tier in axes.tiers:
         has_pool = tier == "cxl"
-        profiles = tuple(profile for profile in axes.profiles if profile.tier in _SERVED_BY.get(tier, ())) or (None,)
+        profiles = tuple(profile for profile in axes.profiles if can_stand_for(profile, tier)) or (None,)
         for devices, servers, gpus, hot_buffer, profile in product(
             axes.devices if has_pool else axes.devices[:1],
             axes.servers,
@@ -193,9 +192,8 @@ def _workload(arrivals: Arrivals, context: int, output: int, concurrency: int, r
 
 
 def _refuse_unused_profiles(axes: SweepAxes) -> None:
-    usable = {tier for name in axes.tiers for tier in _SERVED_BY.get(name, ())}
     for profile in axes.profiles:
-        if profile.tier not in usable:
+        if not any(can_stand_for(profile, tier) for tier in axes.tiers):
             raise InputError(
                 f"profile {profile.name!r}: tier={profile.tier!r} is none of those served here "
                 f"({', '.join(axes.tiers)}); add the tier or leave the profile out"

@@ -19,8 +19,8 @@ from emulation.serving.replay import TraceReplay
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.traces.reading import read_trace
 from emulation.serving.workload import ClosedLoop, OpenLoop, Workload
+from emulation.timing.tiers import SERVED
 
-TIERS = ("hbm", "dram", "cxl", "rdma")
 SCALE_RATE = 40.0  # requests per second of 64 servers: two thirds of what they can do
 
 
@@ -55,7 +55,9 @@ def main() -> int:
 def paper_runs() -> list[Reading]:
     """512 requests of 128K in and 1K out at concurrency 64, seconds."""
     workload = ClosedLoop(512, 64, 131072, 1024)
-    return [Reading(f"{tier}: 512 x 128K, s", median(seconds(tier, workload) for _ in range(5)), 5.0) for tier in TIERS]
+    return [
+        Reading(f"{tier}: 512 x 128K, s", median(seconds(tier, workload) for _ in range(5)), 5.0) for tier in SERVED
+    ]
 
 
 def tokens_ratio() -> Reading:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES, fig3_points, fig5_points
+from emulation.calibration.fetch import fig3_points, fig5_points
 from emulation.calibration.readings import summary
 from emulation.calibration.serving import fig4_points, headline_points, serving_points
 from emulation.errors import CxlbedError
 from emulation.schemas import SCHEMAS
 from emulation.timing.misses import FootprintLaw, ReuseLaw
 from emulation.timing.profile import Profile, load_profile, parse_profile
+from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 from guest.errors import GuestError
 from qemu_configs.bedfile import json_schema, load
 from qemu_configs.errors import ConfigError
@@ -129,7 +130,7 @@ def test_the_rooms_are_those_of_the_tree(package):
 
 def test_the_errors_of_the_models_are_those_of_cxlbed_calibrate():
     fetch = {"Figure 5": fig5_points({tier: load_profile(name) for tier, name in FIG5_PROFILES.items()})}
-    fetch["Figure 3"] = fig3_points(load_profile(FIG3_PROFILE))
+    fetch["Figure 3"] = fig3_points(load_profile(PREFIX_ENGINE))
     fig10 = serving_points(2)
     serving = {
         "Figure 4, footprint": fig4_points(),

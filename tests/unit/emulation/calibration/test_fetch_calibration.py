@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 
 from emulation.calibration import fetch as calibration
-from emulation.calibration.fetch import FIG3_PROFILE, FIG5_PROFILES, fig3_points, fig5_points, stale_profiles
+from emulation.calibration.fetch import fig3_points, fig5_points, stale_profiles
 from emulation.calibration.readings import summary
 from emulation.latency.modelled import entries_us
 from emulation.timing.profile import load_profile
+from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 
 
 def shipped():
@@ -24,7 +25,7 @@ def test_fetch_of_random_entries_stays_within_its_bounds_at_all_18_points():
 
 
 def test_prefix_fetch_stays_within_its_bounds_at_all_22_points():
-    points = fig3_points(load_profile(FIG3_PROFILE))
+    points = fig3_points(load_profile(PREFIX_ENGINE))
     assert len(points) == 22
     median, worst = summary(points)
     assert median <= 0.06
@@ -48,5 +49,5 @@ def test_the_bounds_notice_a_parameter_that_is_off():
     tiers = shipped()
     slow = tiers | {"cxl": replace(tiers["cxl"], read_latency_ns=round(1.3 * tiers["cxl"].read_latency_ns))}
     assert summary(fig5_points(slow))[1] > 0.15
-    prefix = load_profile(FIG3_PROFILE)
+    prefix = load_profile(PREFIX_ENGINE)
     assert summary(fig3_points(replace(prefix, request_ns=20 * prefix.request_ns)))[1] > 0.12

@@ -13,9 +13,10 @@ from emulation.serving.cluster import simulate
 from emulation.serving.costs import CostModel
 from emulation.serving.lockstep import Lockstep
 from emulation.serving.routes import ClusterRoutes
-from emulation.serving.spec import TIERS, ClusterSpec, EngineCosts, ModelShape, ServerSpec
+from emulation.serving.spec import ClusterSpec, EngineCosts, ModelShape, ServerSpec
 from emulation.serving.workload import ClosedLoop, OpenLoop, Request
 from emulation.timing.misses import FootprintLaw
+from emulation.timing.tiers import SERVED
 
 COSTS = EngineCosts()
 MODEL = ModelShape()
@@ -145,7 +146,7 @@ def test_prefixes_that_do_not_fit_their_home_are_computed_anew():
 def test_a_pool_finds_the_prefixes_of_all_servers_and_local_dram_those_of_its_own():
     """Two requests of one prefix, at once, so that they go to two servers."""
     requests = [Request(0.0, 1024, 2, hash_ids=(1, 2)) for _ in range(2)]
-    cached = {tier: simulate(ClusterSpec(tier, num_servers=2), Listed(*requests)).num_cached_tokens for tier in TIERS}
+    cached = {tier: simulate(ClusterSpec(tier, num_servers=2), Listed(*requests)).num_cached_tokens for tier in SERVED}
     assert cached == {"cxl": 1023, "rdma": 1023, "dram": 0, "hbm": 0}
 
 
@@ -220,7 +221,7 @@ def test_an_overlooked_byte_is_noticed(monkeypatch):
 @st.composite
 def runs(draw):
     spec = ClusterSpec(
-        draw(st.sampled_from(TIERS)),
+        draw(st.sampled_from(list(SERVED))),
         num_servers=draw(st.integers(1, 4)),
         num_devices=draw(st.integers(1, 5)),
         hot_buffer=draw(st.sampled_from([2048, 4096, 6144])),
