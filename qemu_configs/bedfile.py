@@ -28,6 +28,14 @@ _SINGULAR = {
     "numa_nodes": "numa node",
     "pools": "pool",
 }
+# Pydantic's kinds of findings in our words.
+_RULES = {
+    "string_type": "is not text (put it in quotes)",
+    "int_type": "is not a whole number (write one, without quotes)",
+    "bool_type": "is neither true nor false (write one of them)",
+    "tuple_type": "is not a list (write it in brackets: [a, b])",
+    "model_type": "does not hold keys (write {name: ...})",
+}
 
 
 def stock_names() -> list[str]:
@@ -85,7 +93,7 @@ def _read_yaml(text: str, path: str) -> tuple[dict[str, Any], list[str]]:
     except YamlError as exc:
         raise BedFileError(path, [str(exc) if exc.line else f"bed file: {exc}"]) from None
     if not isinstance(document, dict):
-        found = "nothing" if document is None else type(document).__name__
+        found = "nothing" if document is None else "a list" if isinstance(document, list) else shown(document)
         raise BedFileError(path, [f"bed file: holds {found} where keys are expected (start with name, devices, hosts)"])
     return document, problems
 
@@ -127,8 +135,12 @@ def _reword(error: ErrorDetails, document: dict[str, Any]) -> str:
             return f"{owner}: {field}={shown(value)} is not a known key (`cxlbed schema` lists them)"
         case "value_error":
             return f"{owner}: {field}={shown(value)} {error['ctx']['error']}"
-        case _:
-            return f"{owner}: {field}={shown(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        case "literal_error":
+            return f"{owner}: {field}={shown(value)} is none of {error['ctx']['expected'].replace(' or ', ', ')} (write one)"
+        case kind:
+            return (
+                f"{owner}: {field}={shown(value)} {_RULES.get(kind, 'does not fit (`cxlbed schema` says what does)')}"
+            )
 
 
 def _owner(document: Any, loc: tuple[int | str, ...]) -> str:

@@ -36,6 +36,7 @@ WAYS = (1, 2, 3, 4, 6, 8, 12, 16)  # CXL 3.0 section 8.2.4.19
 UNREADABLE_IS_ZERO = "unreadable numbers are 0"  # validation context in which 0 may stand for what could not be read
 
 _SUFFIX_BYTES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
+_FLAG_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 _SIZE_PATTERN = r"^([0-9]+)([KMGTkmgt]?)(iB)?$"
 
 
@@ -49,6 +50,11 @@ def parse_size(value: object) -> object:
     if match is None or (match[3] and not match[2]):
         raise ValueError("is not a size (write 512M or 4G: a whole number with K, M, G or T)")
     return int(match[1]) * _SUFFIX_BYTES[match[2].upper()]
+
+
+def parse_flag(value: object) -> object:
+    """Turn the words that YAML 1.1 took for true and false (yes, on; no, off) into them; others pass unchanged."""
+    return _FLAG_WORDS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def format_size(size_bytes: int) -> str:
@@ -74,6 +80,7 @@ _Positive = Annotated[StrictInt, AfterValidator(_positive)]
 Size = Annotated[_Positive, BeforeValidator(parse_size), _SIZE_SCHEMA]
 Name = Annotated[StrictStr, _schema(type="string", pattern=NAME_PATTERN)]
 Count = Annotated[_Positive, _schema(type="integer", minimum=1)]
+Flag = Annotated[StrictBool, BeforeValidator(parse_flag), _schema(type="boolean")]
 Ways = Annotated[_Positive, _schema(type="integer", enum=list(WAYS))]
 
 
@@ -91,7 +98,7 @@ class Device(Part):
     size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("size", "size_bytes"))
     dc_size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("dc_size", "dc_size_bytes"))
     dc_regions: Count = 1
-    shared: StrictBool = False  # one backing file given to several hosts
+    shared: Flag = False  # one backing file given to several hosts
     profile: StrictStr | None = None  # a timing profile's name; what it means is known to emulation.timing alone
 
     @property

@@ -62,8 +62,8 @@ def test_bytes_that_are_no_text_are_one_clear_problem(tmp_path):
         ("name: [unclosed", "line 1: is not YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\nb: :\n  - {", "line 2: is not YAML: mapping values are not allowed here"),
         ("", "bed file: holds nothing where keys are expected (start with name, devices, hosts)"),
-        ("- a\n- b\n", "bed file: holds list where keys are expected (start with name, devices, hosts)"),
-        ("just words", "bed file: holds str where keys are expected (start with name, devices, hosts)"),
+        ("- a\n- b\n", "bed file: holds a list where keys are expected (start with name, devices, hosts)"),
+        ("just words", "bed file: holds 'just words' where keys are expected (start with name, devices, hosts)"),
         ("name: x\n---\nname: y\n", "line 2: is not YAML: but found another document"),
     ],
 )

@@ -294,12 +294,28 @@ BREACHES = {
     "mode that does not exist": (
         "direct",
         [("mode: devdax", "mode: fsdax")],
-        "host 'a': region 'r0': mode='fsdax': input should be 'devdax' or 'system-ram'",
+        "host 'a': region 'r0': mode='fsdax' is none of 'devdax', 'system-ram' (write one)",
     ),
-    "word that YAML takes for false": (
+    "name that is a truth value": (
         "direct",
-        [("name: w0", "name: no")],
-        "host 'a': window number 1: name=False: input should be a valid string",
+        [("name: w0", "name: true")],
+        "host 'a': window number 1: name=true is not text (put it in quotes)",
+    ),
+    "list that is a word": (
+        "direct",
+        [("devices: [mem0], mode", "devices: mem0, mode")],
+        "host 'a': region 'r0': devices='mem0' is not a list (write it in brackets: [a, b])",
+    ),
+    "number in the base of clocks": (
+        "direct",
+        [("bus: 12", "bus: 1:30")],
+        "host 'a': bridge 'cxl0': bus='1:30' is not a whole number (write one, without quotes)",
+    ),
+    "number with a leading zero": (
+        "direct",
+        [("bus: 12", "bus: 012")],
+        "line 11: 012 starts with 0: octal to some readers of YAML, decimal to others "
+        "(write 12, or 0o12 for octal, or '012' for text)",
     ),
 }
 
