@@ -64,8 +64,8 @@ class NumaPicture:
 
 @dataclass(frozen=True)
 class Picture:
-    """All that one host's guest must show, regions in the order in which they are made. numa_nodes: empty where the bed file gives the host one node;
-    notes: what a stock kernel will not do with it."""
+    """All that one host's guest must show, regions in the order in which they are made. numa_nodes: empty where the bed file
+    gives the host one node; notes: what a stock kernel will not do with it."""
 
     host: str
     memdevs: tuple[MemdevPicture, ...]

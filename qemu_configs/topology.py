@@ -139,6 +139,12 @@ class Switch(Part):
     free_ports: Free = 0
     switches: tuple["Switch", ...] = ()  # said so that it can be refused with the reason (rules/bed.py)
 
+    def and_below(self) -> Iterator["Switch"]:
+        """This switch, and those that a faulty file has below it."""
+        yield self
+        for switch in self.switches:
+            yield from switch.and_below()
+
     @property
     def num_ports(self) -> int:
         """Downstream ports, free ones too."""
@@ -237,8 +243,9 @@ class Host(Part):
             for device in bridge.devices:
                 yield Attachment(device, bridge, None)
             for switch in bridge.switches:
-                for device in switch.devices:
-                    yield Attachment(device, bridge, switch)
+                for below in switch.and_below():
+                    for device in below.devices:
+                        yield Attachment(device, bridge, below)
 
     def numa_cells(self) -> tuple["NumaCell", ...]:
         """All nodes. A single one is said too: without an SRAT Linux puts CXL memory in node 0, not in its own."""
@@ -298,6 +305,14 @@ class Topology(Part):
     def devices_of(self, host: Host) -> tuple[Device, ...]:
         """The devices that a host holds, in the order in which they are attached."""
         return tuple(self.device(attachment.device) for attachment in host.attachments())
+
+    def hosts_of(self, pool: PoolSpec) -> tuple[Host, ...]:
+        """The hosts that map all of a pool's devices, in the order of the file."""
+        return tuple(
+            host
+            for host in self.hosts
+            if {name for region in host.regions for name in region.devices}.issuperset(pool.devices)
+        )
 
     def region_size_bytes(self, region: Region) -> int:
         """Bytes of a region: what it says, or all that its devices have of its kind."""

@@ -84,7 +84,8 @@ def test_a_topology_survives_the_way_through_json():
 def test_the_json_schema_knows_every_key_and_refuses_others():
     schema = json_schema()
     device = schema["$defs"]["Device"]
-    assert set(device["properties"]) == {"name", "serial", "size", "dc_size", "dc_regions", "shared", "profile"}
+    sizes = {"size", "persistent_size", "lsa_size", "dc_size", "dc_regions"}
+    assert set(device["properties"]) == {"name", "serial", "profile", "shared", "sparse", "plugged", *sizes}
     assert device["additionalProperties"] is False
     assert schema["$defs"]["Window"]["properties"]["size"]["anyOf"][1]["pattern"].startswith("^([0-9]+)")
     json.dumps(schema)
