@@ -37,8 +37,9 @@ class RootDecoder:
 
 @dataclass(frozen=True)
 class CxlRegion:
-    """A region and the DAX device on it. decoder: its root decoder; serials: its devices in the order of interleaving;
-    mode: devdax, system-ram or, of persistent memory, pmem; num_offline_blocks: memory blocks of a system-ram region that the kernel does not use yet."""
+    """A region and the DAX device on it. decoder: its root decoder; serials: its devices in the order of interleaving; mode:
+    devdax, system-ram or, of persistent memory, pmem; num_offline_blocks: memory blocks of a system-ram region that the
+    kernel does not use yet."""
 
     name: str
     decoder: str

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from qemu_configs.errors import BedFileError
+from qemu_configs.file_paths import from_file, is_path
 from qemu_configs.rules.bed import Machine, find_problems
 from qemu_configs.topology import UNREADABLE_IS_ZERO, Topology
 from qemu_configs.yaml_text import YamlError, read_yaml, shown
@@ -64,12 +65,14 @@ def load(name_or_path: str | Path, machine: Machine | None = None) -> Topology:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise BedFileError(str(path), [f"bed file: cannot be read ({exc})"]) from exc
-    return parse(text, str(path), machine)
+    return parse(text, str(path), machine, path.parent)
 
 
-def parse(text: str, path: str = "<text>", machine: Machine | None = None) -> Topology:
-    """Check the text of a bed file as `load` does; `path` is what errors call it."""
+def parse(text: str, path: str = "<text>", machine: Machine | None = None, folder: Path | None = None) -> Topology:
+    """Check the text of a bed file as `load` does; `path` is what errors call it, `folder` where relative paths in it start
+    (by default where the process is)."""
     document, problems = _read_yaml(text, path)
+    _place_paths(document, folder or Path())
     try:
         topology = Topology.model_validate(document)
     except ValidationError as exc:
@@ -96,6 +99,15 @@ def _read_yaml(text: str, path: str) -> tuple[dict[str, Any], list[str]]:
         found = "nothing" if document is None else "a list" if isinstance(document, list) else shown(document)
         raise BedFileError(path, [f"bed file: holds {found} where keys are expected (start with name, devices, hosts)"])
     return document, problems
+
+
+def _place_paths(document: dict[str, Any], folder: Path) -> None:
+    """A profile's path starts from the bed file's folder."""
+    devices = document.get("devices")
+    for device in devices if isinstance(devices, list) else ():
+        profile = device.get("profile") if isinstance(device, dict) else None
+        if isinstance(profile, str) and is_path(profile):
+            device["profile"] = str(from_file(folder, profile))
 
 
 def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError, machine: Machine | None) -> list[str]:

@@ -8,7 +8,6 @@ is how errors quote a value of such a text, whatever its size.
 
 import re
 from reprlib import Repr
-from typing import ClassVar
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -63,8 +62,6 @@ class _PlainLoader(yaml.SafeLoader):
     """Reads scalars as the module's head says. YAML keeps the last of two equal keys in silence; this one notes each, and
     each number with a leading zero, so that they can be reported."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str | None, list[tuple[str, re.Pattern[str]]]]] = {}
-
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.problems: list[str] = []
@@ -78,7 +75,7 @@ class _PlainLoader(yaml.SafeLoader):
             kind = node.tag.removeprefix("tag:yaml.org,2002:")
             raise ConstructorError(None, None, f"{shown(node.value)} is no {kind}", node.start_mark) from None
 
-    def construct_scalar(self, node: yaml.ScalarNode) -> str:
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         """The text of a scalar. Raises ConstructorError for one that no file can hold."""
         text: str = super().construct_scalar(node)
         if _SURROGATE.search(text):
@@ -129,6 +126,7 @@ def _as_text(key: yaml.Node) -> yaml.Node:
     return yaml.ScalarNode("tag:yaml.org,2002:str", key.value, key.start_mark, key.end_mark, key.style)
 
 
+_PlainLoader.yaml_implicit_resolvers = {}  # those of YAML 1.1 are the base class's
 for _tag, _pattern, _first_characters in (
     ("null", _NULL, ["~", "n", "N", ""]),
     ("bool", _BOOL, list("tTfF")),

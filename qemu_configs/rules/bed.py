@@ -4,7 +4,7 @@ Knows the rules and how a breach is worded (owner, field, value, rule, fix); col
 stands for a number that could not be read (topology.UNREADABLE_IS_ZERO): rules pass it over, that breach being known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,11 +36,12 @@ _SERIAL_UNSET = 2**64 - 1
 
 @dataclass(frozen=True)
 class Machine:
-    """What a bed file is held against of the machine that is to run it."""
+    """What a bed file is held against beside its own rules. memory_bytes, num_numa_nodes: of the machine that is to run it,
+    None where any will do; more_rules: those of others who read bed files, worded as these are."""
 
-    memory_bytes: int
-    num_numa_nodes: int
-    profiles: frozenset[str] | None = None  # names of the timing profiles that exist; None: not looked at
+    memory_bytes: int | None = None
+    num_numa_nodes: int | None = None
+    more_rules: tuple[Callable[[Topology], Iterable[str]], ...] = ()
 
 
 def find_problems(topology: Topology, machine: Machine | None = None) -> list[str]:
@@ -50,32 +51,29 @@ def find_problems(topology: Topology, machine: Machine | None = None) -> list[st
 
 
 def _machine(topology: Topology, machine: Machine) -> Iterator[str]:
-    """A device's memory counts once, however many hosts share it."""
-    needed = topology.memory_needed_bytes()
-    if needed > machine.memory_bytes:
-        excess = format_size(round_up(needed - machine.memory_bytes))
-        yield (
-            f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
-            f"({machine.memory_bytes}; take {excess} off some memory or size)"
-        )
-    for device in topology.devices:
-        profile = device.profile
-        if (
-            machine.profiles is not None
-            and profile
-            and not profile.endswith(".yaml")
-            and profile not in machine.profiles
-        ):
-            known = ", ".join(sorted(machine.profiles))
-            yield f"device '{device.name}': profile='{profile}' is no timing profile (known: {known}; or a path to a .yaml)"
+    for rule in machine.more_rules:
+        yield from rule(topology)
+    yield from _memory(topology, machine)
     bindings = [(f"host '{h.name}'", h.host_node) for h in topology.hosts]
     bindings += [(f"host '{h.name}': numa node '{n.name}'", n.host_node) for h in topology.hosts for n in h.numa_nodes]
     for owner, node in bindings:
-        if node is not None and not 0 <= node < machine.num_numa_nodes:
+        if node is not None and machine.num_numa_nodes is not None and not 0 <= node < machine.num_numa_nodes:
             yield (
                 f"{owner}: host_node={node} is no NUMA node of this machine "
                 f"(nodes: 0 to {machine.num_numa_nodes - 1}; leave host_node out to let the machine choose)"
             )
+
+
+def _memory(topology: Topology, machine: Machine) -> Iterator[str]:
+    """A device's memory counts once, however many hosts share it."""
+    needed = topology.memory_needed_bytes()
+    if machine.memory_bytes is not None and needed > machine.memory_bytes:
+        excess = format_size(round_up(needed - machine.memory_bytes))
+        yield (
+            f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
+            f"({machine.memory_bytes}; take {excess} off some memory or size, or say sparse: true of a device that will not be "
+            "written whole)"
+        )
 
 
 def _devices(topology: Topology) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import combinations, pairwise
 
 from qemu_configs.rules.wording import CAPACITY_STEP_BYTES, round_up
-from qemu_configs.topology import GIB, MIB, Device, Host, Region, Topology, format_size
+from qemu_configs.topology import GIB, MIB, Device, Host, MemoryKind, Region, Topology, format_size
 
 HDM_DECODERS = 4  # of each device, switch and bridge in QEMU
 MIN_DRAM_BYTES = 128 * MIB  # the least that the stock guest was seen to boot with
@@ -17,7 +17,7 @@ DAX_PER_STRUCT_PAGE_BYTE = 256  # two pages of them for each 2 MiB, the rest sha
 LARGE_BLOCKS_FROM_BYTES = 62 * GIB  # RAM that ends at 64 GiB, above q35's hole of 2 (arch/x86/mm/init_64.c)
 LARGE_BLOCK_BYTES = 2 * GIB
 
-_KIND_WORDS = {"ram": "volatile", "pmem": "persistent"}
+_KIND_WORDS: dict[MemoryKind, str] = {"ram": "volatile", "pmem": "persistent"}
 
 
 def capacity_problems(host: Host, topology: Topology) -> Iterator[str]:
@@ -57,7 +57,7 @@ def _size(region: Region, devices: dict[str, Device]) -> Iterator[str]:
             f"(next: {format_size(round_up(region.size_bytes, step_bytes))})"
         )
     for device in (devices[name] for name in dict.fromkeys(region.devices) if name in devices):
-        other = "ram" if region.kind == "pmem" else "pmem"
+        other: MemoryKind = "ram" if region.kind == "pmem" else "pmem"
         if not device.partition_bytes(region.kind) and device.partition_bytes(other):
             fix = "mode: pmem" if region.kind == "ram" else "mode: devdax"
             yield (
@@ -70,10 +70,10 @@ def _device(device: Device, host: Host, topology: Topology) -> Iterator[str]:
     regions = [region for region in host.regions_by_address() if device.name in region.devices]
     if len(regions) > HDM_DECODERS:
         yield f"{len(regions)} regions take its {HDM_DECODERS} HDM decoders (use fewer, larger regions)"
-    for kind in ("ram", "pmem"):
+    for kind in _KIND_WORDS:
         takers = [region for region in regions if region.kind == kind]
         taken_bytes = sum(share_bytes(region, device) for region in takers)
-        has_bytes = device.partition_bytes(kind)  # type: ignore[arg-type]
+        has_bytes = device.partition_bytes(kind)
         if has_bytes and taken_bytes > has_bytes:
             names = ", ".join(f"'{region.name}'" for region in takers)
             yield (

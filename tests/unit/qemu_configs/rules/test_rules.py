@@ -360,17 +360,22 @@ def test_more_memory_than_the_machine_has_is_refused_and_just_enough_is_not():
     assert parse(text, machine=Machine(needed, 1)).memory_needed_bytes() == needed
     assert problems_of(text, Machine(needed - 1, 1)) == [
         "topology 'shared-pool': 5368709120 bytes of hosts and devices are more memory than the machine has "
-        "(5368709119; take 256M off some memory or size)"
+        "(5368709119; take 256M off some memory or size, or say sparse: true of a device that will not be written whole)"
     ]
 
 
-def test_a_timing_profile_that_nobody_has_is_refused_and_one_that_exists_or_is_a_file_is_not():
-    text = find("direct").read_text()
-    assert problems_of(text, Machine(64 * GIB, 1, frozenset({"other"}))) == [
-        "device 'mem0': profile='cxl-direct-asic' is no timing profile (known: other; or a path to a .yaml)"
-    ]
-    parse(text, machine=Machine(64 * GIB, 1, frozenset({"cxl-direct-asic"})))
-    parse(text.replace("cxl-direct-asic", "mine.yaml"), machine=Machine(64 * GIB, 1, frozenset()))
+def test_a_sparse_device_asks_no_memory_of_the_machine():
+    text = edited(
+        "direct", ("size: 1G, serial", "size: 256G, sparse: true, serial"), ("size: 4G", "size: 256G"), ("1G\n", "2G\n")
+    )
+    assert parse(text, machine=Machine(2 * GIB, 1)).memory_needed_bytes() == 2 * GIB
+
+
+def test_rules_of_others_who_read_bed_files_are_told_with_ours():
+    text = edited("direct", ("size: 4G", "size: 100M"))
+    found = problems_of(text, Machine(more_rules=(lambda topology: [f"{topology.name}: not my colour"],)))
+    assert found[0].startswith("host 'a': window 'w0': size_bytes=104857600")
+    assert found[-1] == "direct: not my colour"
 
 
 def test_a_host_node_that_the_machine_lacks_is_refused_and_one_it_has_is_not():
