@@ -12,7 +12,6 @@ PACKAGES = (
     "cxl",
     "daxctl",
     "kmod",
-    "ndctl",  # namespaces of persistent memory
     "numactl",
     "openssh-server",
     "procps",

@@ -22,11 +22,11 @@ def top_k(scores: FloatArray, k: int) -> IntArray:
     scores = np.ascontiguousarray(scores)
     positions = np.empty(min(k, scores.size), np.int64)
     copy = native.best_copy()
-    count = native.load().sac_top_k(
+    chosen = native.load().sac_top_k(
         native.address(scores), scores.size, positions.size, native.address(positions), copy
     )
-    if count == -1:
+    if chosen == -1:
         raise GeometryError(f"top_k: scores[{int(np.isnan(scores).argmax())}] is NaN; a score must be a number or -inf")
-    if count < 0:
+    if chosen < 0:
         raise MemoryError(f"top_k: no memory for the candidates of {scores.size} scores")
-    return positions[:count]
+    return positions[:chosen]

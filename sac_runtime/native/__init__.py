@@ -92,6 +92,18 @@ class Index(ctypes.Structure):
     )
 
 
+class JournalCheck(ctypes.Structure):
+    """`struct sac_journal` of sac.h."""
+
+    _fields_ = (
+        ("multipliers", ctypes.c_void_p),
+        ("salt", ctypes.c_uint64),
+        ("first_block", ctypes.c_uint64),
+        ("num_blocks", ctypes.c_uint64),
+        ("block_tokens", ctypes.c_uint64),
+    )
+
+
 class _Field(ctypes.Structure):
     """`struct sac_field` of sac.h."""
 
@@ -108,6 +120,7 @@ STRUCTS: Mapping[str, type[ctypes.Structure]] = {
     "sac_buffer": BufferState,
     "sac_step": PlanStep,
     "sac_index": Index,
+    "sac_journal": JournalCheck,
 }
 
 _P, _I64, _I32 = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int32
@@ -130,6 +143,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "sac_index_remove": (None, (_P, _P, _I64)),
     "sac_index_find": (None, (_P, _P, _I64, _P)),
     "sac_checksums": (None, (_P, _I64, _I64, _P, _P, _I64, _P)),
+    "sac_check_entries": (_I64, (_P, _P, _I64, ctypes.c_uint64, _P)),
     "sac_team_start": (_P, (_P, _I32)),
     "sac_team_gather": (_I64, (_P, _P)),
     "sac_team_stop": (None, (_P,)),

@@ -45,6 +45,12 @@ static const struct sac_field layout[] = {
     FIELD(sac_index, mask),
     FIELD(sac_index, hashes),
     FIELD(sac_index, places),
+    WHOLE(sac_journal),
+    FIELD(sac_journal, multipliers),
+    FIELD(sac_journal, salt),
+    FIELD(sac_journal, first_block),
+    FIELD(sac_journal, num_blocks),
+    FIELD(sac_journal, block_tokens),
     {NULL, NULL, 0, 0},
 };
 

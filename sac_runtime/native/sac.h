@@ -114,6 +114,17 @@ SAC_EXPORT void sac_index_find(const struct sac_index *index, const uint64_t *wa
 SAC_EXPORT void sac_checksums(const uint64_t *words, int64_t n, int64_t stride, const uint64_t *multipliers,
                               const uint64_t *salts, int64_t salt_step, uint64_t *sums);
 
+/* What a journal's slot holds that should hold the entry of a given sequence. SAC_OTHER: a whole entry of another sequence.
+ * SAC_TORN: a wrong checksum; or a right one over what no entry of this host says, which is worth as little. */
+enum sac_verdict { SAC_THERE = 0, SAC_OTHER = 1, SAC_TORN = 2 };
+struct sac_journal {
+    const uint64_t *multipliers; /* as sac_checksums */
+    uint64_t salt, first_block, num_blocks, block_tokens;
+};
+/* entries: n lines, of which the first should have sequence `first`, and so on. verdicts: (n,). Returns how many are not SAC_THERE. */
+SAC_EXPORT int64_t sac_check_entries(const struct sac_journal *journal, const uint64_t *entries, int64_t n, uint64_t first,
+                                     uint8_t *verdicts);
+
 /* team.c: threads pinned to CPUs that share a gather with the caller. NULL when they cannot be started. */
 struct sac_team;
 SAC_EXPORT struct sac_team *sac_team_start(const int32_t *cpus, int32_t n);

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from sac_runtime.errors import BlockStateError, GeometryError
 from sac_runtime.pool.format import PoolGeometry
+from sac_runtime.pool.lines import NO_LEASE
 from sac_runtime.rows.layout import IntArray
 
 
@@ -24,16 +25,16 @@ class Arena:
 
     A block that was retired at epoch r is free again once no host reads an epoch before r."""
 
-    def __init__(self, geometry: PoolGeometry, host: int, published: IntArray, num_used: int, retired_at: int) -> None:
-        """published: those of the journal; num_used: blocks from there on were never published, the others wait for readers who
-        are at an epoch before `retired_at`."""
+    def __init__(self, geometry: PoolGeometry, host: int, published: IntArray, num_used: int) -> None:
+        """published: those of the journal; num_used: blocks from there on were never published, the others wait until
+        wait_for_readers says for whom."""
         self.host = host
         self.first = host * geometry.blocks_per_host
         self._states = np.zeros(geometry.blocks_per_host, np.uint8)
         self._states[:num_used] = BlockState.RETIRED
         self._states[published - self.first] = BlockState.PUBLISHED
         self._retired_at = np.zeros(geometry.blocks_per_host, np.uint64)
-        self._retired_at[:num_used] = retired_at
+        self._retired_at[:num_used] = NO_LEASE
         self._next_unused = num_used
         self._freed = np.zeros(geometry.blocks_per_host, np.int64)  # a stack of those used before and free again
         self._num_freed = 0
@@ -85,6 +86,11 @@ class Arena:
         """Note that held blocks are in the journal now."""
         self._states[blocks - self.first] = BlockState.PUBLISHED
 
+    def unpublished(self) -> IntArray:
+        """Blocks of this host that are not published, (n,) int64."""
+        numbers: IntArray = np.flatnonzero(self._states != BlockState.PUBLISHED) + self.first
+        return numbers
+
     def num_used_with(self, blocks: IntArray) -> int:
         """Blocks of the arena that are used, or lie before one that is, if no others than `blocks` are."""
         return int((blocks - self.first).max(initial=-1)) + 1
@@ -94,6 +100,10 @@ class Arena:
         own = blocks - self.first
         self._states[own] = BlockState.RETIRED
         self._retired_at[own] = epoch
+
+    def wait_for_readers(self, epoch: int) -> None:
+        """Let all retired blocks wait for readers at an epoch before `epoch`."""
+        self._retired_at[self._states == BlockState.RETIRED] = epoch
 
     def reclaim(self, oldest_epoch_read: int) -> None:
         """Free what was retired and no one may read any more."""

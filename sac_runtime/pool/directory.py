@@ -4,7 +4,7 @@ Knows hashes, blocks and journals; knows no leases, no rows, no allocation. It h
 opens the pool reads them once and then follows their ends."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -26,15 +26,21 @@ _FEWEST_PLACES = 1024  # of an index; it grows with what it holds
 class Directory:
     """Blocks by hash. Per block of the pool, whoever's: hash, publication, number of tokens; publication 0 means not published.
 
-    epoch: the pool's when the journals were last followed, 0 before; whatever was retired before it began is known here."""
+    epoch: the pool's when the journals were last followed, 0 before; whatever was retired before it began is known here.
+    num_torn_entries: entries passed over; num_withdrawn: blocks that are not found, since an entry that may have retired them is
+    lost, or is not announced."""
 
     def __init__(self, store: KvStore, geometry: PoolGeometry, pool_id: int, host: int) -> None:
         self._geometry = geometry
         self._host = host
         self._journals = [Journal(store, geometry, pool_id, host) for host in range(geometry.num_hosts)]
         self._cursors = [1] * geometry.num_hosts
+        self._last_missing = [
+            0
+        ] * geometry.num_hosts  # sequence; entries below the head that did not come back when read anew
         self.epoch = 0
         self.num_torn_entries = 0
+        self.num_withdrawn = 0
         self.publications = np.zeros(geometry.num_blocks, np.uint64)
         self.num_tokens = np.zeros(geometry.num_blocks, np.uint16)
         self._hashes = np.zeros((geometry.num_blocks, 2), np.uint64)
@@ -57,8 +63,24 @@ class Directory:
                 view = look()  # the journal came round while it was read: its head is further by now
                 head = int(view.states["head"][host])
                 self._withdraw(host, self._journals[host].oldest_live(head))
+                self._withdraw_for_damage(host)
         self.epoch = view.epoch
         return view
+
+    def distrust_unannounced(self, hosts: Iterable[int]) -> None:
+        """Withdraw what entries beyond the heads, as last followed, may have withdrawn. A block that is found without need of them
+        is as it was: none of them retires it, and none says that it was reused."""
+        for host in hosts:
+            self._withdraw_named(self._journals[host].unannounced(self._cursors[host]))
+
+    def own_end(self) -> tuple[int, bool]:
+        """Where the own journal may go on, having been followed to its head; and whether other hosts may know more of this host's
+        blocks than it says: some of its entries are lost, or lie beyond the head (then these are distrusted)."""
+        cursor = self._cursors[self._host]
+        unannounced = self._journals[self._host].unannounced(cursor)
+        self._withdraw_named(unannounced)
+        end = int(unannounced["sequence"][-1]) + 1 if len(unannounced) else cursor
+        return end, bool(len(unannounced)) or self._last_missing[self._host] > 0
 
     def find(self, hashes: BlockHashes) -> IntArray:
         """Block of each hash, or ABSENT. hashes: (n, 2) uint64. Returns (n,) int64. All 128 bits are compared.
@@ -112,27 +134,43 @@ class Directory:
     def _follow(self, host: int, head: int) -> bool:
         """Take in the journal from the cursor to `head`. False if it had to be read anew and may have moved on meanwhile."""
         journal, cursor = self._journals[host], self._cursors[host]
-        if cursor >= journal.oldest_live(head) and not any(self._take_in(host, cursor, head)):
+        if cursor >= journal.oldest_live(head) and not self._take_in(host, cursor, head)[0]:
             return True
         self._unpublish(self.published_by(host))
-        self.num_torn_entries += self._take_in(host, journal.oldest_live(head), head, anew=True)[0]
+        self._last_missing[host], num_torn = self._take_in(host, journal.oldest_live(head), head, anew=True)
+        self.num_torn_entries += num_torn
         return False
 
     def _take_in(self, host: int, first: int, head: int, anew: bool = False) -> tuple[int, int]:
-        """Returns how many entries were torn, and how many overwritten since."""
-        torn = overwritten = 0
+        """Returns the last sequence that was missing, 0 if none was, and how many entries were torn."""
+        last_missing = torn = 0
         self._index.make_room(min(head - first, self._geometry.blocks_per_host))
-        for entries, num_torn, num_overwritten in self._journals[host].read(first, head):
-            self.apply(host, entries, head, anew)
-            torn += num_torn
-            overwritten += num_overwritten
-        return torn, overwritten
+        for piece in self._journals[host].read(first, head):
+            self.apply(host, piece.entries, head, anew)
+            last_missing = max(last_missing, piece.last_missing)
+            torn += piece.num_torn
+        return last_missing, torn
 
     def _withdraw(self, host: int, oldest_live: int) -> None:
         """Take back what entries before `oldest_live` said: they were read while their slots were being overwritten, so that a
         tombstone among them may be missing. What is live of them has a copy further on."""
         blocks = self.published_by(host)
         self._unpublish(blocks[self._sequences[blocks] < oldest_live])
+
+    def _withdraw_for_damage(self, host: int) -> None:
+        """Take back what an entry below the head may have withdrawn that is missing for good: all that was said before it, and not
+        again since. One that was overwritten while it was read lies before what is live, and takes nothing back."""
+        before = self.num_published
+        self._withdraw(host, self._last_missing[host] + 1)
+        self.num_withdrawn += before - self.num_published
+
+    def _withdraw_named(self, entries: Lines) -> None:
+        """Take back the blocks of `entries` that are published otherwise than they say. They change nothing else."""
+        blocks = entries["block"].astype(np.int64)
+        differs = (entries["kind"] == RETIRED) | (self.publications[blocks] != entries["publication"])
+        withdrawn = np.unique(blocks[differs & (self.publications[blocks] > 0)])
+        self._unpublish(withdrawn)
+        self.num_withdrawn += len(withdrawn)
 
     def _unpublish(self, blocks: IntArray) -> None:
         self._index.remove(blocks)

@@ -208,6 +208,14 @@ def write_superblock(store: KvStore, geometry: PoolGeometry) -> int:
     return int(superblock["pool_id"][0])
 
 
+def reseal_superblock(store: KvStore, field: str, value: int) -> None:
+    """Change a field under a checksum that is right: what a hostile host, or a runtime of another version, may leave. For tests of
+    whoever reads it."""
+    superblock = read_lines(store, 0, _SUPERBLOCK_LINES, _SUPERBLOCK)
+    superblock[field] = value
+    write_lines(store, 0, superblock, salt=0)
+
+
 def erase_superblock(store: KvStore) -> None:
     """Make the memory no pool, so that a half-made one is never taken for whole."""
     store.write_bytes(0, np.zeros(_SUPERBLOCK.itemsize, np.uint8))

@@ -41,16 +41,20 @@ from sac_runtime.pool.lines import (
 from sac_runtime.rows.layout import LINE_BYTES
 
 DEFAULT_PATIENCE_S = 5.0  # assumed: silence after which a host counts as dead; ten beats of Pool.beating
+MOST_COUNT = 2**62  # of sequences and epochs; no pool gets there
+_READING = 4  # which word of a state line "reading" is
+MOST_OPENINGS = 2**30 - 1  # of a pool as one host
 MOST_TORN_READS = 1000  # assumed: no live host is caught with both lines torn so often in a row
 
 
 @dataclass(frozen=True)
 class HostsView:
     """The state of every host, as memory held it at one look. states: (num_hosts,) STATE; fenced: (num_hosts,) bool, whether the
-    present incarnation is fenced off."""
+    present incarnation is fenced off; newest_epoch: the greatest epoch that the looking host has seen before."""
 
     states: Lines
     fenced: NDArray[np.bool_]
+    newest_epoch: int = 0
 
     @property
     def counted(self) -> NDArray[np.bool_]:
@@ -71,8 +75,11 @@ class HostsView:
 
     @property
     def epoch(self) -> int:
-        """The pool's epoch: at least as great as any that a host has ever begun, and so as any under lease."""
-        return int(self.states["epoch"].max())
+        """The pool's epoch: at least as great as any that a host has ever begun, and so as any under lease; also where the state
+        that began it has been lost."""
+        reading = self.states["reading"]
+        under_lease = int(reading[reading != NO_LEASE].max(initial=0))
+        return max(self.newest_epoch, under_lease, int(self.states["epoch"].max()))
 
 
 class Hosts:
@@ -102,6 +109,8 @@ class Hosts:
         self._own_area = np.zeros(0, STATE)  # as memory held it at the last look, and as written since
         self._changed_at_ns = np.zeros(geometry.num_hosts, np.int64)
         self._sequences = np.full(geometry.num_hosts, -1, np.int64)
+        self._newest_epoch = 0
+        self.num_rolled_back = 0  # looks at which a host's state was older than at the look before
 
     @property
     def state(self) -> Lines:
@@ -114,7 +123,10 @@ class Hosts:
         states = _latest_states(areas[:, :2], self._state_salts)
         marks = _whole_marks(areas[:, 2:].view(MARK), self._mark_salts)
         self._note_changes(states["sequence"].astype(np.int64))
-        return HostsView(states, marks.max(axis=1) >= np.maximum(states["incarnation"], np.uint64(1)))
+        fenced = marks.max(axis=1) >= np.maximum(states["incarnation"], np.uint64(1))
+        view = HostsView(states, fenced, self._newest_epoch)
+        self._newest_epoch = view.epoch
+        return view
 
     def silent_for_ns(self, host: int) -> int:
         """How long the state of `host` has stood still, by this host's watch; 0 before the first look."""
@@ -140,6 +152,11 @@ class Hosts:
         self._own_area = self._read_own_area()
         marked = int(_whole_marks(self._marks_of(self._own_area), self._mark_salts).max())
         openings = (max(int(previous["incarnation"]), marked) >> 32) + 1
+        if openings > MOST_OPENINGS:
+            raise PoolFormatError(
+                f"pool host {self.host}: a fence mark names incarnation={openings - 1}, there are {MOST_OPENINGS} at most; "
+                "something other than this pool's hosts has written there (create the pool anew)"
+            )
         # Two processes that join at once read the same state: the random half tells the one whose line was overwritten.
         incarnation = openings << 32 | int.from_bytes(os.urandom(4), "little")
         self._write(incarnation=incarnation, status=OPEN, reading=NO_LEASE)
@@ -183,14 +200,19 @@ class Hosts:
         """Raise FencedError if another host has fenced this one off, or another process opened the pool as this host."""
         if self.state["status"] == CLOSED:
             raise FencedError(f"pool host {self.host}: this pool was closed (open it again)")
-        area = self._read_own_area()
+        area = self._settled_own_area()
         if area.tobytes() == self._own_area.tobytes():
             return
         found = _latest_states(area[np.newaxis, :2], self._state_salts[self.host : self.host + 1])[0]
-        if found["sequence"] != self.state["sequence"] or found["incarnation"] != self.state["incarnation"]:
+        if found["incarnation"] != self.state["incarnation"]:
             raise FencedError(
                 f"pool host {self.host}: incarnation={_openings(self.state)} was replaced by another process, now at "
                 f"incarnation={_openings(found)} (end this process, or open the pool again)"
+            )
+        if (area[:2] != self._own_area[:2]).any():
+            raise FencedError(
+                f"pool host {self.host}: its state lines hold sequence={found['sequence']}, not what it wrote at "
+                f"sequence={self.state['sequence']}, so its lease may not have counted (open the pool again)"
             )
         marks = _whole_marks(self._marks_of(area), self._mark_salts)[0]
         if marks.max() >= self.state["incarnation"]:
@@ -198,7 +220,13 @@ class Hosts:
                 f"pool host {self.host}: incarnation={_openings(self.state)} was fenced off by host {int(marks.argmax())}, "
                 "having been silent for too long (open the pool again; beat more often, see Pool.beating)"
             )
-        self._own_area = area  # a mark of an earlier incarnation, or half a mark
+        torn = self._torn_marks(area)
+        if torn.any():
+            raise FencedError(
+                f"pool host {self.host}: incarnation={_openings(self.state)} may be fenced off: the mark of host "
+                f"{int(torn.argmax())} was written since it joined, and is torn (open the pool again)"
+            )
+        self._own_area = area  # a mark of an earlier incarnation
 
     def _write(self, **changes: int) -> None:
         for name, value in changes.items():
@@ -238,12 +266,29 @@ class Hosts:
         offset = self._geometry.state_offset(self.host, 0)
         return read_lines(self._store, offset, self._geometry.host_area_lines, STATE)
 
+    def _settled_own_area(self) -> Lines:
+        """The own area, read again while a mark in it is half-written; one whose writer died on the way stays so."""
+        area = self._read_own_area()
+        for _ in range(MOST_TORN_READS):
+            if area.tobytes() == self._own_area.tobytes() or not self._torn_marks(area).any():
+                break
+            area = self._read_own_area()
+        return area
+
+    def _torn_marks(self, area: Lines) -> NDArray[np.bool_]:
+        """Which fencers' marks are neither whole nor what they were when this host joined. Returns (hosts,) bool."""
+        marks = self._marks_of(area)[0]
+        whole = checksum(marks, self._mark_salts) == marks["checksum"]
+        torn: NDArray[np.bool_] = ~whole & (area[2:] != self._own_area[2:])
+        return torn
+
     @staticmethod
     def _marks_of(area: Lines) -> Lines:
         return area[np.newaxis, 2:].view(MARK)
 
     def _note_changes(self, sequences: NDArray[np.int64]) -> None:
         self._changed_at_ns[sequences != self._sequences] = self._clock_ns()
+        self.num_rolled_back += int(np.count_nonzero(sequences < self._sequences))
         self._sequences = sequences
 
 
@@ -263,10 +308,14 @@ def _latest_states(turns: Lines, salts: NDArray[np.uint64]) -> Lines:
 
 
 def _whole_states(turns: Lines, salts: NDArray[np.uint64]) -> NDArray[np.bool_]:
-    """turns: (hosts, 2) STATE; salts: (hosts,). Returns (hosts, 2) bool."""
+    """Which lines have the right checksum, and say what a state says. turns: (hosts, 2) STATE; salts: (hosts,). Returns
+    (hosts, 2) bool."""
     flat = turns.ravel()
-    whole: NDArray[np.bool_] = checksum(flat, salts.repeat(2)) == flat["checksum"]
-    return whole.reshape(turns.shape)
+    whole = (checksum(flat, salts.repeat(2)) == flat["checksum"]).reshape(turns.shape)
+    in_bounds = turns.view("<u8").reshape(*turns.shape, -1)[..., :-1] < MOST_COUNT
+    in_bounds[..., _READING] |= turns["reading"] == NO_LEASE
+    possible: NDArray[np.bool_] = whole & in_bounds.all(axis=-1) & (turns["head"] > 0)
+    return possible
 
 
 def _whole_marks(marks: Lines, salts: NDArray[np.uint64]) -> NDArray[np.uint64]:

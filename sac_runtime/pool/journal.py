@@ -7,17 +7,33 @@ how far the journal reaches. So a batch appears whole or not at all, and readers
 overwrites the only copy of a live entry: before its slot's turn comes the entry is written again at the head, and that copy
 committed."""
 
+import ctypes
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from sac_runtime import native
 from sac_runtime.errors import FencedError
 from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.format import MAX_BATCH, PoolGeometry
-from sac_runtime.pool.lines import ENTRY, Lines, checksum, read_lines, salt_of, write_lines
+from sac_runtime.pool.lines import ENTRY, MULTIPLIERS, Lines, read_lines, salt_of, write_lines
 from sac_runtime.rows.layout import LINE_BYTES
 
 SCAN_LINES = 8 * MAX_BATCH  # read at once: 512 KiB stays in the cache while it is checked
+THERE, OTHER, TORN = 0, 1, 2  # enum sac_verdict of sac.h
+
+
+class JournalPiece(NamedTuple):
+    """What was read of some consecutive sequences.
+
+    entries: those that are there, in order; last_missing: the last sequence that is not, 0 if all are; num_torn: how many of those
+    missing are torn, or say what no entry of this host says. The others were overwritten, before or since."""
+
+    entries: Lines
+    last_missing: int
+    num_torn: int
 
 
 class Journal:
@@ -29,6 +45,14 @@ class Journal:
         self._store = store
         self._offset = geometry.journal_offset(host)
         self._salt = salt_of(pool_id, host, ENTRY)
+        self._check = native.JournalCheck(
+            multipliers=native.address(MULTIPLIERS),
+            salt=self._salt,
+            first_block=host * geometry.blocks_per_host,
+            num_blocks=geometry.blocks_per_host,
+            block_tokens=geometry.block_tokens,
+        )
+        self._check_entries = native.load().sac_check_entries
 
     def write(self, entries: Lines) -> None:
         """Put entries of consecutive sequences in their slots. On return they are in memory."""
@@ -41,14 +65,48 @@ class Journal:
         """No entry before this one is live, given the committed head: its slots may be written at any time."""
         return max(1, head + self._batch - self.slots)
 
-    def read(self, first: int, stop: int) -> Iterator[tuple[Lines, int, int]]:
-        """Entries first .. stop - 1 in order, piecemeal. Yields (those that are there, how many are torn, how many overwritten)."""
+    def read(self, first: int, stop: int) -> Iterator[JournalPiece]:
+        """Entries first .. stop - 1 in order, piecemeal."""
         for start, end in self._pieces(first, stop):
-            entries = read_lines(self._store, self._slot_offset(start), end - start, ENTRY)
-            whole = entries["checksum"] == checksum(entries, self._salt)
-            there = whole & (entries["sequence"] == np.arange(start, end, dtype=np.uint64))
-            num_whole, num_there = int(whole.sum()), int(there.sum())
-            yield (entries if there.all() else entries[there]), len(there) - num_whole, num_whole - num_there
+            entries, verdicts = self._read_slots(start, end)
+            if verdicts is None:
+                yield JournalPiece(entries, 0, 0)
+            else:
+                missing = np.flatnonzero(verdicts != THERE)
+                yield JournalPiece(
+                    entries[verdicts == THERE], start + int(missing[-1]), int(np.count_nonzero(verdicts == TORN))
+                )
+
+    def unannounced(self, head: int) -> Lines:
+        """Whole entries of sequence `head` and beyond, in order, that lie in the ring though no state line covers them: of an
+        append that is on its way or was cut off, or of one whose state line was lost again. Returns (n,) ENTRY."""
+        at_head = read_lines(self._store, self._slot_offset(head), 1, ENTRY)
+        if int(at_head["sequence"][0]) < head:
+            return at_head[:0]
+        entries = self._whole_from(head, head + self._batch)
+        # More than one batch is not on its way at once: then any slot may hold what no state line covers.
+        if len(entries) and int(entries["sequence"][-1]) >= head + self._batch - 1:
+            entries = self._whole_from(head, head + self.slots)
+        return entries
+
+    def _whole_from(self, head: int, stop: int) -> Lines:
+        """Whole entries of sequence `head` and beyond, in the slots of sequences head .. stop - 1. Returns (n,) ENTRY, in order."""
+        pieces = []
+        for start, end in self._pieces(head, stop):
+            entries, verdicts = self._read_slots(start, end)
+            whole = entries if verdicts is None else entries[verdicts != TORN]
+            pieces.append(whole[whole["sequence"] >= head])
+        found = np.concatenate(pieces)
+        return found[np.argsort(found["sequence"], kind="stable")]
+
+    def _read_slots(self, first: int, stop: int) -> tuple[Lines, NDArray[np.uint8] | None]:
+        """What the slots of these sequences hold, one piece. Returns ENTRY, and a verdict on each unless all are there."""
+        entries = read_lines(self._store, self._slot_offset(first), stop - first, ENTRY)
+        verdicts = np.empty(len(entries), np.uint8)
+        not_there = self._check_entries(
+            ctypes.addressof(self._check), native.address(entries), len(entries), first, native.address(verdicts)
+        )
+        return entries, verdicts if not_there else None
 
     def _slot_offset(self, sequence: int) -> int:
         return self._offset + sequence % self.slots * LINE_BYTES

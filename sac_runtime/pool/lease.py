@@ -42,6 +42,7 @@ class Leases:
         self._directory = directory
         self._arena = arena
         self._lock = lock
+        self._other_hosts = [host for host in range(block_rows.geometry.num_hosts) if host != hosts.host]
         self._epochs: dict[int, int] = {}  # lease number -> epoch
         self._num_begun = 0
         # Publication of each block that this host's cache agrees with: an older one was of other contents.
@@ -103,6 +104,7 @@ class Leases:
         self._epochs[number] = self._directory.epoch
         self._announce()
         self._catch_up()  # only what is still published now, after the announcement, is protected by it
+        self._directory.distrust_unannounced(self._other_hosts)
 
     def _end(self, number: int) -> None:
         self._epochs.pop(number, None)  # None if it never began

@@ -65,7 +65,7 @@ def _odd_constants(count: int) -> NDArray[np.uint64]:
     return np.array(constants, np.uint64)
 
 
-_MULTIPLIERS = _odd_constants(64)
+MULTIPLIERS = _odd_constants(64)
 
 
 def checksum(lines: Lines, salt: int | NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -82,7 +82,7 @@ def checksum(lines: Lines, salt: int | NDArray[np.uint64]) -> NDArray[np.uint64]
         native.address(lines),
         len(lines),
         lines.itemsize // 8,
-        native.address(_MULTIPLIERS),
+        native.address(MULTIPLIERS),
         native.address(salts),
         int(len(salts) > 1),
         native.address(sums),

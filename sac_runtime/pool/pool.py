@@ -9,25 +9,12 @@ Knows how the parts work together; knows no models, no top-k, no time. The terms
     state line  the 64 bytes in which a host says how far its journal reaches, which epoch it reads, and that it lives
     epoch       a number that grows whenever a host has retired blocks
     lease       what a host holds while it reads, announced in its state line: no block found under it is reused before it ends
-    flush       write lines of this host's cache back to memory; a fence waits until that is done
-    fence off   mark a silent host as dead, so that its leases count no more (no kin of the fence above)
 
 CXL 2.0 memory is not coherent between hosts and has no atomics across them. So no line has two writers, and the order in which a
-host's lines reach memory is what the others rely on:
-
-    publish   rows, flush, fence; journal entries, flush, fence; state line with the new journal head, flush, fence
-    lease     state line with the epoch that will be read, flush, fence; then follow all journals
-    retire    tombstones and head as in publish; then look at all hosts: the blocks wait until nobody reads an epoch seen then
-
-A reader that missed the tombstone had announced its lease before the owner looked, so the owner waits for it; one that the owner
-did not see will read the tombstone. Epochs only make the wait end: leases begun after the retirement carry a later one.
+host's lines reach memory is what the others rely on: docs/pool-protocol.md has it.
 
     with Pool.create(store, host=0, num_hosts=2, num_layers=61, block_tokens=64) as pool:
-        hashes = chain_hashes(tokens, 64)
-        blocks = pool.allocate(len(hashes))
-        for layer in range(61):
-            pool.write(blocks, layer, values[layer])    # (n * 64, row_bytes)
-        pool.publish(blocks, hashes)
+        pool.put(chain_hashes(tokens, 64), values)      # (61, n * 64, row_bytes)
 
     with Pool.open(store, host=1) as pool, pool.lease() as lease:
         blocks = lease.prefix(hashes)
@@ -58,7 +45,7 @@ from sac_runtime.pool.heartbeat import heartbeat
 from sac_runtime.pool.hosts import DEFAULT_PATIENCE_S, Hosts
 from sac_runtime.pool.journal import JournalWriter
 from sac_runtime.pool.lease import Lease, Leases
-from sac_runtime.pool.lines import Lines, publications
+from sac_runtime.pool.lines import PUBLISHED, Lines, publications
 from sac_runtime.rows.layout import ByteArray, IntArray
 from sac_runtime.rows.placement import RowTable
 
@@ -155,8 +142,18 @@ class Pool:
 
     @property
     def num_torn_entries(self) -> int:
-        """Journal entries passed over since they were torn."""
+        """Journal entries passed over: torn, or such as their host never writes."""
         return self._directory.num_torn_entries
+
+    @property
+    def num_withdrawn(self) -> int:
+        """Blocks not found though published once: an entry that may have retired them is torn, lost or not announced."""
+        return self._directory.num_withdrawn
+
+    @property
+    def num_rolled_back(self) -> int:
+        """How often a host's state was older than at the look before: memory has lost what was written."""
+        return self._hosts.num_rolled_back
 
     def count(self, state: BlockState) -> int:
         """Blocks of this host in `state`."""
@@ -352,20 +349,25 @@ class Pool:
         self._hosts.require_free(self.host, sleep)
         state = self._hosts.join(self._hosts.look().states[self.host])
         self.refresh()
-        self._journal = JournalWriter(
-            self._directory.journal(self.host),
-            self.geometry,
-            int(state["head"]),
-            self._commit,
-            self._directory.live_entries,
-        )
-        published = self._directory.published_by(self.host)
-        self._arena = Arena(self.geometry, self.host, published, int(state["blocks_used"]), self._hosts.begin_epoch())
+        end, is_damaged = self._directory.own_end()
+        journal = self._directory.journal(self.host)
+        self._journal = JournalWriter(journal, self.geometry, end, self._commit, self._directory.live_entries)
+        num_used = int(state["blocks_used"])
+        if is_damaged or num_used > self.geometry.blocks_per_host:
+            num_used = self.geometry.blocks_per_host
+        self._arena = Arena(self.geometry, self.host, self._directory.published_by(self.host), num_used)
         self._leases = Leases(self.store, self._block_rows, self._hosts, self._directory, self._arena, self._lock)
+        if (
+            is_damaged
+        ):  # others may have read entries that are lost to this host: now nobody finds what it does not know of
+            self._hosts.write(blocks_used=num_used)
+            self._journal.append(self._directory.tombstones_of(self._arena.unpublished()))
+        self._arena.wait_for_readers(self._hosts.begin_epoch())
 
     def _commit(self, entries: Lines, head: int) -> None:
         """Make journal entries count: for the others by the state line, for this process by its directory."""
-        new = entries["block"][entries["publication"] == entries["sequence"]].astype(np.int64)
+        is_new = (entries["kind"] == PUBLISHED) & (entries["publication"] == entries["sequence"])
+        new = entries["block"][is_new].astype(np.int64)
         self._hosts.write(
             head=head, blocks_used=max(int(self._hosts.state["blocks_used"]), self._arena.num_used_with(new))
         )
