@@ -17,12 +17,14 @@ from emulation.machines.emulator.choice import OLDEST_QEMU, Emulator, dotted, pr
 from emulation.machines.hypervisor import EMBEDDED, Libvirt
 from emulation.machines.kvm import KVM_DEVICE, choose
 from emulation.machines.record import LONGEST_SOCKET_BELOW, LONGEST_SOCKET_PATH, state_root
-from emulation.machines.this_machine import num_numa_nodes
+from guest.agent.numa_nodes import num_nodes
 from guest.errors import GuestError, ImageError
 from guest.image.cache import NEEDED_BYTES, GuestImage, cache_root, list_images
 from guest.image.recipe import STOCK
 from qemu_configs import bedfile
 from qemu_configs.topology import MIB
+from sac_runtime import native
+from sac_runtime.errors import SacError
 
 NAME_ROOM = 20  # characters that should be left for a bed's name
 MAIN_TOPOLOGY = "shared-pool"
@@ -215,9 +217,6 @@ def _ssh() -> Finding:
 
 
 def _native_library() -> Finding:
-    from sac_runtime import native
-    from sac_runtime.errors import SacError
-
     try:
         isa = native.isa()
     except (SacError, OSError) as error:
@@ -241,7 +240,7 @@ def _huge_pages() -> Finding:
 
 
 def _numa() -> Finding:
-    nodes = num_numa_nodes()
+    nodes = num_nodes()
     if nodes < 2:
         return Finding(
             "remote NUMA",

@@ -3,9 +3,10 @@
     @pytest.mark.cxlbed("shared-pool")
     def test_mine(bed): ...
 
-A bed is booted once per session and topology, and reused; `@pytest.mark.cxlbed("direct", fresh=True)` gets one of its
-own. Every bed is ended with the session, whatever happened. Where a bed cannot be had the test is skipped with the missing
-thing named; with CXLBED_NO_SKIPS=1 (CI) it fails instead. A failed test carries the hosts' consoles and QEMU logs.
+A topology is a stock one or a bed file, which may lie beside the test. A bed is booted once per session and topology, and
+reused; `@pytest.mark.cxlbed("direct", fresh=True)` gets one of its own. Every bed is ended with the session, whatever
+happened. Where a bed cannot be had the test is skipped with the missing thing named; with CXLBED_NO_SKIPS=1 (CI) it fails
+instead. A failed test carries the hosts' consoles and QEMU logs.
 
 pytest loads this file in every run of an environment that has cxlbed: imports of ours stand in the fixtures.
 """
@@ -53,11 +54,8 @@ def cxlbed_beds(request: pytest.FixtureRequest) -> "Iterator[Callable[[str, bool
 @pytest.fixture
 def bed(request: pytest.FixtureRequest, cxlbed_beds: "Callable[[str, bool], Bed]") -> "Iterator[Bed]":
     """A booted bed of the topology that the test's `cxlbed` mark names."""
-    mark = request.node.get_closest_marker("cxlbed")
-    if mark is None or len(mark.args) != 1:
-        raise pytest.UsageError(f'{request.node.nodeid}: the fixture bed needs a mark: @pytest.mark.cxlbed("direct")')
-    fresh = bool(mark.kwargs.get("fresh", False))
-    booted = cxlbed_beds(mark.args[0], fresh)
+    topology, fresh = _asked_for(request.node)
+    booted = cxlbed_beds(topology, fresh)
     request.node.stash[_BED] = booted
     yield booted
     if fresh:
@@ -65,6 +63,23 @@ def bed(request: pytest.FixtureRequest, cxlbed_beds: "Callable[[str, bool], Bed]
         from emulation.session_beds import say
 
         down(booted.record.name, say)
+
+
+def _asked_for(node: pytest.Item) -> tuple[str, bool]:
+    """What the test's mark says: topology and fresh. A file is looked for beside the test, then from pytest's root, then from
+    where pytest was started."""
+    mark = node.get_closest_marker("cxlbed")
+    words = {} if mark is None else {**dict(zip(("topology", "fresh"), mark.args, strict=False)), **mark.kwargs}
+    if mark is None or len(mark.args) > 2 or not words.keys() <= {"topology", "fresh"} or "topology" not in words:
+        raise pytest.UsageError(
+            f'{node.nodeid}: the fixture bed needs a mark: @pytest.mark.cxlbed("direct") or cxlbed(topology="direct", fresh=True)'
+        )
+    from qemu_configs.file_paths import is_path
+
+    topology = str(words["topology"])
+    folders = (node.path.parent, node.config.rootpath) if is_path(topology) else ()
+    beside = next((folder / topology for folder in folders if (folder / topology).is_file()), topology)
+    return str(beside), bool(words.get("fresh", False))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -18,7 +18,8 @@ class Memdev:
 
     name: str
     serial: int
-    size_bytes: int
+    size_bytes: int  # volatile
+    persistent_size_bytes: int
     host_bridge: str
     switch: str | None
 
@@ -36,8 +37,9 @@ class RootDecoder:
 
 @dataclass(frozen=True)
 class CxlRegion:
-    """A region and the DAX device on it. decoder: its root decoder; serials: its devices in the order of interleaving;
-    mode: devdax or system-ram; num_offline_blocks: memory blocks of a system-ram region that the kernel does not use yet."""
+    """A region and the DAX device on it. decoder: its root decoder; serials: its devices in the order of interleaving; mode:
+    devdax, system-ram or, of persistent memory, pmem; num_offline_blocks: memory blocks of a system-ram region that the
+    kernel does not use yet."""
 
     name: str
     decoder: str
@@ -80,9 +82,10 @@ class Inventory:
     regions: tuple[CxlRegion, ...]
     numa_nodes: tuple[SysfsNode, ...]
 
-    def region_of(self, serials: Sequence[int]) -> CxlRegion | None:
-        """The region whose devices have these serials, in this order."""
-        return next((region for region in self.regions if region.serials == tuple(serials)), None)
+    def region_of(self, serials: Sequence[int], number: int = 0) -> CxlRegion | None:
+        """The region whose devices have these serials, in this order; of several, the one made after `number` others."""
+        alike = [region for region in self.regions if region.serials == tuple(serials)]
+        return alike[number] if number < len(alike) else None
 
 
 def parse(text: str) -> Inventory:
@@ -134,7 +137,8 @@ def _memdevs_below(port: dict[str, Any], host_bridge: str, switch: str | None) -
     """Endpoints of this port, and of the switches below it."""
     for endpoint in port.get(f"endpoints:{port['port']}", []):
         memdev = endpoint["memdev"]
-        yield Memdev(memdev["memdev"], memdev["serial"], memdev.get("ram_size", 0), host_bridge, switch)
+        sizes = (memdev.get("ram_size", 0), memdev.get("pmem_size", 0))
+        yield Memdev(memdev["memdev"], memdev["serial"], *sizes, host_bridge, switch)
     for below in port.get(f"ports:{port['port']}", []):
         yield from _memdevs_below(below, host_bridge, below["port"])
 
@@ -154,9 +158,7 @@ def _region(
     region: dict[str, Any], decoder: str, serial_of: dict[str, int], dax_devices: dict[str, dict[str, Any]]
 ) -> CxlRegion:
     mappings = sorted(region.get("mappings", []), key=lambda mapping: mapping["position"])
-    # The region says which DAX device is its own; daxctl says what mode that one is in now.
-    own = [device["chardev"] for device in region.get("daxregion", {}).get("devices", [])]
-    dax = dax_devices.get(own[0], {}) if own else {}
+    dax = _dax_of(region, dax_devices)
     return CxlRegion(
         name=region["region"],
         decoder=decoder,
@@ -166,10 +168,19 @@ def _region(
         committed=region["decode_state"] == "commit",
         serials=tuple(serial_of[mapping["memdev"]] for mapping in mappings),
         dax=dax.get("chardev"),
-        mode=dax.get("mode"),
+        mode="pmem" if region.get("type") == "pmem" else dax.get("mode"),
         target_node=dax.get("target_node"),
         num_offline_blocks=dax.get("total_memblocks", 0) - dax.get("online_memblocks", 0),
     )
+
+
+def _dax_of(region: dict[str, Any], dax_devices: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The DAX device on a region; daxctl says what mode it is in now. A volatile region names its own, that of a namespace on
+    a persistent one has the region's number."""
+    own = [device["chardev"] for device in region.get("daxregion", {}).get("devices", [])]
+    if region.get("type") == "pmem":
+        own = [name for name in dax_devices if name.startswith(f"dax{_number(region['region'])}.")]
+    return dax_devices.get(own[0], {}) if own else {}
 
 
 def _numa_node(folder: str, values: dict[str, str], block_paths: list[str], block_bytes: int) -> SysfsNode:

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent / "provision.sh"
 @dataclass(frozen=True)
 class RegionOrder:
     """A region to make. window: number of the root decoder it comes to lie in (decoder0.N); serials: its devices in the
-    order of interleaving; mode: devdax or system-ram."""
+    order of interleaving; mode: devdax, system-ram or pmem."""
 
     name: str
     window: int
@@ -31,8 +31,9 @@ class RegionOrder:
 def provision(session: Session, serials: Sequence[int], orders: Sequence[RegionOrder]) -> Inventory:
     """Wait for the devices with these serials, then make the regions in the order given. Returns all that the guest then
     shows, which is less where a device never came. Raises CommandError where a step fails."""
+    persistent = ["load_pmem"] if any(order.mode == "pmem" for order in orders) else []
     wait = f"wait_for_serials {' '.join(map(hex, serials))} || {{ show; exit; }}"
-    return _run_script(session, [wait, *map(_make_region, orders), "show"], "provisioning")
+    return _run_script(session, [*persistent, wait, *map(_make_region, orders), "show"], "provisioning")
 
 
 def inspect(session: Session) -> Inventory:

@@ -28,6 +28,11 @@ wait_for_serials() {
 	done
 }
 
+# No udev runs here, so nothing else loads what makes namespaces of persistent regions.
+load_pmem() {
+	modprobe -a cxl_pmem nd_pmem dax_pmem || fail 'modprobe cxl_pmem nd_pmem dax_pmem failed'
+}
+
 # make_region NAME DECODER GRANULARITY SIZE MODE SERIAL...; the serials' order is their order in the interleave.
 make_region() {
 	name=$1 decoder=$2 granularity=$3 size=$4 mode=$5
@@ -37,10 +42,17 @@ make_region() {
 		memdev_of "$serial" || fail "region '$name': no memory device with serial $serial"
 		memdevs="$memdevs $memdev"
 	done
-	read -r region <"$devices/$decoder/create_ram_region" || fail "region '$name': no root decoder $decoder"
+	type=ram
+	[ "$mode" = pmem ] && type=pmem
+	read -r region <"$devices/$decoder/create_${type}_region" || fail "region '$name': no root decoder $decoder"
 	# shellcheck disable=SC2086
-	cxl create-region -m -t ram -d "$decoder" -w $# -g "$granularity" -s "$size" $memdevs >/dev/null ||
-		fail "region '$name': cxl create-region -m -t ram -d $decoder -w $# -g $granularity -s $size$memdevs failed"
+	cxl create-region -m -t $type -d "$decoder" -w $# -g "$granularity" -s "$size" $memdevs >/dev/null ||
+		fail "region '$name': cxl create-region -m -t $type -d $decoder -w $# -g $granularity -s $size$memdevs failed"
+	if [ "$mode" = pmem ]; then # the kernel gives the nvdimm region the number of the CXL region
+		ndctl create-namespace -r "$region" -m devdax -M mem >/dev/null ||
+			fail "region '$name': ndctl create-namespace -r $region -m devdax -M mem failed"
+		return
+	fi
 	dax=$(echo "$devices/$region"/dax_region*/dax[0-9]*.*)
 	daxctl reconfigure-device -f -m "$mode" "${dax##*/}" >/dev/null ||
 		fail "region '$name': daxctl reconfigure-device -m $mode ${dax##*/} failed"

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from qemu_configs.errors import BedFileError
+from qemu_configs.file_paths import from_file, is_path
 from qemu_configs.rules.bed import Machine, find_problems
 from qemu_configs.topology import UNREADABLE_IS_ZERO, Topology
 from qemu_configs.yaml_text import YamlError, read_yaml, shown
@@ -27,6 +28,14 @@ _SINGULAR = {
     "regions": "region",
     "numa_nodes": "numa node",
     "pools": "pool",
+}
+# Pydantic's kinds of findings in our words.
+_RULES = {
+    "string_type": "is not text (put it in quotes)",
+    "int_type": "is not a whole number (write one, without quotes)",
+    "bool_type": "is neither true nor false (write one of them)",
+    "tuple_type": "is not a list (write it in brackets: [a, b])",
+    "model_type": "does not hold keys (write {name: ...})",
 }
 
 
@@ -56,12 +65,14 @@ def load(name_or_path: str | Path, machine: Machine | None = None) -> Topology:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise BedFileError(str(path), [f"bed file: cannot be read ({exc})"]) from exc
-    return parse(text, str(path), machine)
+    return parse(text, str(path), machine, path.parent)
 
 
-def parse(text: str, path: str = "<text>", machine: Machine | None = None) -> Topology:
-    """Check the text of a bed file as `load` does; `path` is what errors call it."""
+def parse(text: str, path: str = "<text>", machine: Machine | None = None, folder: Path | None = None) -> Topology:
+    """Check the text of a bed file as `load` does; `path` is what errors call it, `folder` where relative paths in it start
+    (by default where the process is)."""
     document, problems = _read_yaml(text, path)
+    _place_paths(document, folder or Path())
     try:
         topology = Topology.model_validate(document)
     except ValidationError as exc:
@@ -85,9 +96,18 @@ def _read_yaml(text: str, path: str) -> tuple[dict[str, Any], list[str]]:
     except YamlError as exc:
         raise BedFileError(path, [str(exc) if exc.line else f"bed file: {exc}"]) from None
     if not isinstance(document, dict):
-        found = "nothing" if document is None else type(document).__name__
+        found = "nothing" if document is None else "a list" if isinstance(document, list) else shown(document)
         raise BedFileError(path, [f"bed file: holds {found} where keys are expected (start with name, devices, hosts)"])
     return document, problems
+
+
+def _place_paths(document: dict[str, Any], folder: Path) -> None:
+    """A profile's path starts from the bed file's folder."""
+    devices = document.get("devices")
+    for device in devices if isinstance(devices, list) else ():
+        profile = device.get("profile") if isinstance(device, dict) else None
+        if isinstance(profile, str) and is_path(profile):
+            device["profile"] = str(from_file(folder, profile))
 
 
 def _problems_of_the_rest(document: dict[str, Any], faults: ValidationError, machine: Machine | None) -> list[str]:
@@ -127,8 +147,12 @@ def _reword(error: ErrorDetails, document: dict[str, Any]) -> str:
             return f"{owner}: {field}={shown(value)} is not a known key (`cxlbed schema` lists them)"
         case "value_error":
             return f"{owner}: {field}={shown(value)} {error['ctx']['error']}"
-        case _:
-            return f"{owner}: {field}={shown(value)}: {error['msg'][0].lower()}{error['msg'][1:]}"
+        case "literal_error":
+            return f"{owner}: {field}={shown(value)} is none of {error['ctx']['expected'].replace(' or ', ', ')} (write one)"
+        case kind:
+            return (
+                f"{owner}: {field}={shown(value)} {_RULES.get(kind, 'does not fit (`cxlbed schema` says what does)')}"
+            )
 
 
 def _owner(document: Any, loc: tuple[int | str, ...]) -> str:

@@ -13,12 +13,13 @@ from qemu_configs.topology import Access, Attachment, Bridge, Host, Topology
 
 @dataclass(frozen=True)
 class MemdevPicture:
-    """A device in `cxl list`. size_bytes: its ram_size, 0 for dynamic capacity alone; host_bridge: as pci0000:0c;
-    switch: the bed file's name of the switch above it, None without one."""
+    """A device in `cxl list`. size_bytes: its ram_size, 0 for dynamic capacity alone; persistent_size_bytes: its pmem_size;
+    host_bridge: as pci0000:0c; switch: the bed file's name of the switch above it, None without one."""
 
     name: str
     serial: int
     size_bytes: int
+    persistent_size_bytes: int
     dc_size_bytes: int
     host_bridge: str
     switch: str | None
@@ -37,7 +38,8 @@ class WindowPicture:
 
 @dataclass(frozen=True)
 class RegionPicture:
-    """A region to be created in `window`. devices and serials: in the order of interleaving; mode: devdax or system-ram."""
+    """A region to be created in `window`. devices and serials: in the order of interleaving; mode: devdax, system-ram or
+    pmem."""
 
     name: str
     window: str
@@ -62,8 +64,8 @@ class NumaPicture:
 
 @dataclass(frozen=True)
 class Picture:
-    """All that one host's guest must show. numa_nodes: empty where the bed file gives the host one node;
-    notes: what a stock kernel will not do with it."""
+    """All that one host's guest must show, regions in the order in which they are made. numa_nodes: empty where the bed file
+    gives the host one node; notes: what a stock kernel will not do with it."""
 
     host: str
     memdevs: tuple[MemdevPicture, ...]
@@ -84,10 +86,14 @@ def from_json(text: str | bytes) -> Picture:
 
 
 def picture_of(topology: Topology, host: Host) -> Picture:
-    """What the guest of `host` must show."""
+    """What the guest of `host` must show: nothing of devices that are not plugged, nor of regions over them."""
     return Picture(
         host=host.name,
-        memdevs=tuple(_memdev(topology, attachment) for attachment in host.attachments()),
+        memdevs=tuple(
+            _memdev(topology, attachment)
+            for attachment in host.attachments()
+            if topology.device(attachment.device).plugged
+        ),
         windows=_windows(host),
         regions=_regions(topology, host),
         numa_nodes=_numa_nodes(host),
@@ -110,6 +116,7 @@ def _memdev(topology: Topology, attachment: Attachment) -> MemdevPicture:
         name=device.name,
         serial=device.serial,
         size_bytes=device.size_bytes or 0,
+        persistent_size_bytes=device.persistent_size_bytes or 0,
         dc_size_bytes=device.dc_size_bytes or 0,
         host_bridge=_host_bridge(attachment.bridge),
         switch=attachment.switch.name if attachment.switch else None,
@@ -142,7 +149,8 @@ def _regions(topology: Topology, host: Host) -> tuple[RegionPicture, ...]:
             devices=region.devices,
             serials=tuple(topology.device(name).serial for name in region.devices),
         )
-        for region in host.regions
+        for region in host.regions_by_address()
+        if all(topology.device(name).plugged for name in region.devices)
     )
 
 

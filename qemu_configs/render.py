@@ -4,14 +4,25 @@ Knows QEMU's and libvirt's words; starts nothing, opens no file but its template
 through qemu:commandline, in the words of the plain command line; NUMA and HMAT use libvirt's own elements.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qemu_configs.topology import KIB, LOCAL_DISTANCE, MIB, Bridge, Device, Host, NumaCell, Switch, Topology
+from qemu_configs.topology import (
+    KIB,
+    LOCAL_DISTANCE,
+    MIB,
+    Bridge,
+    Device,
+    Host,
+    NumaCell,
+    Switch,
+    Topology,
+)
+from qemu_configs.type3 import backends, downstream_port, root_port, type3
 
 # Slots of pcie.0. All are said, so that nothing lands on a pxb-cxl and libvirt adds no ports of its own.
 DISK_SLOT, RNG_SLOT, NET_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x08
@@ -52,7 +63,7 @@ def domain_xml(topology: Topology, host: Host, launch: HostLaunch) -> str:
         launch=launch,
         numa_cells=host.numa_cells(),
         distance=_distance,
-        passed_to_qemu=[*_cxl_args(topology, host, launch), *_network_args(launch)],
+        passed_to_qemu=[*_cxl_args(topology, host, launch), *_network_args(launch), *host.qemu],
         kib=KIB,
         disk_slot=DISK_SLOT,
         rng_slot=RNG_SLOT,
@@ -79,17 +90,8 @@ def qemu_argv(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
         *("-qmp", f"unix:{_value(launch.monitor)},server=on,wait=off"),
         *_cxl_args(topology, host, launch),
         *_network_args(launch),
+        *host.qemu,
     ]
-
-
-def backing_file(device: Device, launch: HostLaunch) -> Path:
-    """The file behind a device's ordinary memory; sparse, `device.size_bytes` long."""
-    return launch.backing_folder / f"{device.name}.mem"
-
-
-def dc_backing_file(device: Device, launch: HostLaunch) -> Path:
-    """The file behind a device's dynamic capacity; sparse, `device.dc_size_bytes` long."""
-    return launch.backing_folder / f"{device.name}.dc.mem"
 
 
 def _cxl_args(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
@@ -97,7 +99,9 @@ def _cxl_args(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
         return []
     args = ["-machine", _machine_cxl(host)]
     for device in topology.devices_of(host):
-        args += _backend_args(device, launch)
+        if device.plugged:
+            for backend in backends(device, launch.backing_folder):
+                args += ["-object", _words(backend)]
     chassis_slot = iter(range(1, 1 << 13))  # unique per host; the PCIe slot number has 13 bits
     for index, bridge in enumerate(host.bridges):
         slot = FIRST_BRIDGE_SLOT + index
@@ -117,47 +121,35 @@ def _machine_cxl(host: Host) -> str:
     return ",".join(words)
 
 
-def _backend_args(device: Device, launch: HostLaunch) -> Iterator[str]:
-    backings = (
-        (device.size_bytes, f"mem.{device.name}", backing_file(device, launch)),
-        (device.dc_size_bytes, f"dc.{device.name}", dc_backing_file(device, launch)),
-    )
-    for size_bytes, backend, path in backings:
-        if size_bytes:
-            yield "-object"
-            yield f"memory-backend-file,id={backend},share=on,size={size_bytes // MIB}M,mem-path={_value(path)}"
-
-
 def _bridge_args(topology: Topology, bridge: Bridge, chassis_slot: Iterator[int]) -> Iterator[str]:
-    root_port = f"bridge.{bridge.name}.port"
-    for port, name in enumerate(bridge.devices):
-        yield from _port(f"cxl-rp,port={port},bus=bridge.{bridge.name},id={root_port}{port}", chassis_slot)
-        yield from _type3(topology.device(name), f"{root_port}{port}")
-    for port, switch in enumerate(bridge.switches, start=len(bridge.devices)):
-        yield from _port(f"cxl-rp,port={port},bus=bridge.{bridge.name},id={root_port}{port}", chassis_slot)
-        yield from _switch_args(topology, switch, f"{root_port}{port}", chassis_slot)
+    ports = [root_port(bridge, number) for number in range(bridge.num_ports)]
+    occupants = (*bridge.devices, *bridge.switches, *[None] * bridge.free_ports)
+    for number, (port, occupant) in enumerate(zip(ports, occupants, strict=True)):
+        yield from _port(f"cxl-rp,port={number},bus=bridge.{bridge.name},id={port}", chassis_slot)
+        if isinstance(occupant, Switch):
+            yield from _switch_args(topology, occupant, port, chassis_slot)
+        elif occupant is not None:
+            yield from _type3(topology.device(occupant), port)
 
 
 def _switch_args(topology: Topology, switch: Switch, upstream_bus: str, chassis_slot: Iterator[int]) -> Iterator[str]:
     yield "-device"
     yield f"cxl-upstream,bus={upstream_bus},id=switch.{switch.name}"
-    for port, name in enumerate(switch.devices):
-        downstream = f"switch.{switch.name}.port{port}"
-        yield from _port(f"cxl-downstream,port={port},bus=switch.{switch.name},id={downstream}", chassis_slot)
-        yield from _type3(topology.device(name), downstream)
+    for number, device in enumerate((*switch.devices, *[None] * switch.free_ports)):
+        port = downstream_port(switch, number)
+        yield from _port(f"cxl-downstream,port={number},bus=switch.{switch.name},id={port}", chassis_slot)
+        if device is not None:
+            yield from _type3(topology.device(device), port)
 
 
 def _port(words: str, chassis_slot: Iterator[int]) -> tuple[str, str]:
     return "-device", f"{words},chassis=0,slot={next(chassis_slot)}"
 
 
-def _type3(device: Device, bus: str) -> tuple[str, str]:
-    words = [f"cxl-type3,bus={bus},id={device.name},sn={device.serial:#x}"]
-    if device.size_bytes:
-        words.append(f"volatile-memdev=mem.{device.name}")
-    if device.dc_size_bytes:
-        words.append(f"volatile-dc-memdev=dc.{device.name},num-dc-regions={device.dc_regions}")
-    return "-device", ",".join(words)
+def _type3(device: Device, bus: str) -> Iterator[str]:
+    if device.plugged:
+        yield "-device"
+        yield _words(type3(device, bus))
 
 
 def _network_args(launch: HostLaunch) -> list[str]:
@@ -202,6 +194,20 @@ def _hmat_words(cell: NumaCell) -> Iterator[str]:
     yield f"{where},data-type=write-latency,latency={cell.access.write_latency_ns}"
     yield f"{where},data-type=read-bandwidth,bandwidth={cell.access.read_bandwidth_mib_per_s}M"
     yield f"{where},data-type=write-bandwidth,bandwidth={cell.access.write_bandwidth_mib_per_s}M"
+
+
+def _words(arguments: Mapping[str, object]) -> str:
+    """QMP's arguments as an option of the command line: the first without its key, switches as on and off."""
+    first, *rest = arguments.items()
+    return ",".join([str(first[1]), *(f"{key}={_word(key, value)}" for key, value in rest)])
+
+
+def _word(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    if isinstance(value, int) and key == "size":
+        return str(value) if value % MIB else f"{value // MIB}M"
+    return f"{value:#x}" if key == "sn" else _value(value)
 
 
 def _value(value: object) -> str:

@@ -36,6 +36,7 @@ WAYS = (1, 2, 3, 4, 6, 8, 12, 16)  # CXL 3.0 section 8.2.4.19
 UNREADABLE_IS_ZERO = "unreadable numbers are 0"  # validation context in which 0 may stand for what could not be read
 
 _SUFFIX_BYTES = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
+_FLAG_WORDS = {"yes": True, "on": True, "no": False, "off": False}
 _SIZE_PATTERN = r"^([0-9]+)([KMGTkmgt]?)(iB)?$"
 
 
@@ -49,6 +50,11 @@ def parse_size(value: object) -> object:
     if match is None or (match[3] and not match[2]):
         raise ValueError("is not a size (write 512M or 4G: a whole number with K, M, G or T)")
     return int(match[1]) * _SUFFIX_BYTES[match[2].upper()]
+
+
+def parse_flag(value: object) -> object:
+    """Turn the words that YAML 1.1 took for true and false (yes, on; no, off) into them; others pass unchanged."""
+    return _FLAG_WORDS.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def format_size(size_bytes: int) -> str:
@@ -65,6 +71,12 @@ def _positive(value: int, info: ValidationInfo) -> int:
     return value
 
 
+def _not_negative(value: int) -> int:
+    if value < 0:
+        raise ValueError("is not a whole number from 0 on (write one)")
+    return value
+
+
 def _schema(**keys: object) -> WithJsonSchema:
     return WithJsonSchema(dict(keys))
 
@@ -74,6 +86,9 @@ _Positive = Annotated[StrictInt, AfterValidator(_positive)]
 Size = Annotated[_Positive, BeforeValidator(parse_size), _SIZE_SCHEMA]
 Name = Annotated[StrictStr, _schema(type="string", pattern=NAME_PATTERN)]
 Count = Annotated[_Positive, _schema(type="integer", minimum=1)]
+Flag = Annotated[StrictBool, BeforeValidator(parse_flag), _schema(type="boolean")]
+Free = Annotated[StrictInt, AfterValidator(_not_negative), _schema(type="integer", minimum=0)]
+MemoryKind = Literal["ram", "pmem"]
 Ways = Annotated[_Positive, _schema(type="integer", enum=list(WAYS))]
 
 
@@ -84,41 +99,76 @@ class Part(BaseModel):
 
 
 class Device(Part):
-    """A Type-3 device: `size` of ordinary volatile memory, `dc_size` of dynamic capacity in `dc_regions` parts."""
+    """A Type-3 device: `size` of ordinary volatile memory, then `persistent_size`, and `dc_size` of dynamic capacity in
+    `dc_regions` parts; `lsa_size` of label storage, where Linux keeps what it makes of persistent memory."""
 
     name: Name
     serial: Annotated[_Positive, _schema(type="integer", minimum=1, maximum=2**64 - 2)]
     size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("size", "size_bytes"))
+    persistent_size_bytes: Size | None = Field(
+        default=None, validation_alias=AliasChoices("persistent_size", "persistent_size_bytes")
+    )
+    lsa_size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("lsa_size", "lsa_size_bytes"))
     dc_size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("dc_size", "dc_size_bytes"))
     dc_regions: Count = 1
-    shared: StrictBool = False  # one backing file given to several hosts
+    shared: Flag = False  # one backing file given to several hosts
+    sparse: Flag = False  # larger than what will be written to it: its capacity is not asked of the machine
+    plugged: Flag = True  # false: its port is empty until `cxlbed plug`
     profile: StrictStr | None = None  # a timing profile's name; what it means is known to emulation.timing alone
 
     @property
     def capacity_bytes(self) -> int:
-        """Ordinary and dynamic capacity together."""
-        return (self.size_bytes or 0) + (self.dc_size_bytes or 0)
+        """All kinds of capacity together."""
+        return (self.size_bytes or 0) + (self.persistent_size_bytes or 0) + (self.dc_size_bytes or 0)
+
+    @property
+    def backed_bytes(self) -> int:
+        """What the machine below must have for it: nothing is asked for a sparse device, which is written to in part."""
+        return 0 if self.sparse else self.capacity_bytes + (self.lsa_size_bytes or 0)
+
+    def partition_bytes(self, kind: "MemoryKind") -> int:
+        """The part of the device that regions of that kind are made of."""
+        return (self.persistent_size_bytes if kind == "pmem" else self.size_bytes) or 0
 
 
 class Switch(Part):
-    """A CXL switch on a root port of its own; one downstream port per device."""
+    """A CXL switch on a root port of its own; one downstream port per device, then the free ones."""
 
     name: Name
     devices: tuple[Name, ...] = ()
+    free_ports: Free = 0
+    switches: tuple["Switch", ...] = ()  # said so that it can be refused with the reason (rules/bed.py)
+
+    def and_below(self) -> Iterator["Switch"]:
+        """This switch, and those that a faulty file has below it."""
+        yield self
+        for switch in self.switches:
+            yield from switch.and_below()
+
+    @property
+    def num_ports(self) -> int:
+        """Downstream ports, free ones too."""
+        return len(self.devices) + self.free_ports
 
 
 class Bridge(Part):
-    """A CXL host bridge (pxb-cxl) whose buses start at `bus`; one root port per device and per switch, devices first."""
+    """A CXL host bridge (pxb-cxl) whose buses start at `bus`; one root port per device, per switch, then the free ones."""
 
     name: Name
     bus: Annotated[_Positive, _schema(type="integer", minimum=1, maximum=255)]
     devices: tuple[Name, ...] = ()
     switches: tuple[Switch, ...] = ()
+    free_ports: Free = 0
+
+    @property
+    def num_ports(self) -> int:
+        """Root ports, free ones too."""
+        return len(self.devices) + len(self.switches) + self.free_ports
 
     @property
     def num_buses(self) -> int:
-        """Buses the firmware numbers from `bus` on: the bridge, one per device, and two per switch for its two sides."""
-        return 1 + len(self.devices) + sum(2 + len(switch.devices) for switch in self.switches)
+        """Buses the firmware numbers from `bus` on: the bridge, one per port, and one more inside each switch."""
+        return 1 + self.num_ports + sum(1 + switch.num_ports for switch in self.switches)
 
     @property
     def last_bus(self) -> int:
@@ -137,14 +187,21 @@ class Window(Part):
 
 
 class Region(Part):
-    """Whole devices interleaved to one range of a window, used as device DAX or onlined as system RAM."""
+    """Devices interleaved to one range of a window: whole ones, or `size` bytes over all of them together. Used as device DAX
+    or onlined as system RAM; `pmem` takes persistent memory and makes a namespace of it that is device DAX too."""
 
     name: Name
     window: Name
     devices: tuple[Name, ...]  # in interleave order
     granularity_bytes: Size = Field(default=256, validation_alias=AliasChoices("granularity", "granularity_bytes"))
     ways: Ways | None = None  # need not be said; if it is, it must equal the number of devices
-    mode: Literal["devdax", "system-ram"] = "devdax"
+    size_bytes: Size | None = Field(default=None, validation_alias=AliasChoices("size", "size_bytes"))
+    mode: Literal["devdax", "system-ram", "pmem"] = "devdax"
+
+    @property
+    def kind(self) -> "MemoryKind":
+        """What it is made of, in the kernel's words."""
+        return "pmem" if self.mode == "pmem" else "ram"
 
 
 class Access(Part):
@@ -178,6 +235,7 @@ class Host(Part):
     bridges: tuple[Bridge, ...] = ()
     windows: tuple[Window, ...] = ()
     regions: tuple[Region, ...] = ()
+    qemu: tuple[StrictStr, ...] = ()  # further words of QEMU's command line, for what a bed file has no key for
 
     def attachments(self) -> Iterator["Attachment"]:
         """Every device of this host with the place where it sits, in the order of the file."""
@@ -185,8 +243,9 @@ class Host(Part):
             for device in bridge.devices:
                 yield Attachment(device, bridge, None)
             for switch in bridge.switches:
-                for device in switch.devices:
-                    yield Attachment(device, bridge, switch)
+                for below in switch.and_below():
+                    for device in below.devices:
+                        yield Attachment(device, bridge, below)
 
     def numa_cells(self) -> tuple["NumaCell", ...]:
         """All nodes. A single one is said too: without an SRAT Linux puts CXL memory in node 0, not in its own."""
@@ -202,6 +261,14 @@ class Host(Part):
         """The window of that name; KeyError if there is none."""
         return _by_name(self.windows, name)
 
+    def regions_by_address(self) -> tuple[Region, ...]:
+        """Regions in the order in which they are made. Linux gives out the decoders of a port by rising address and the memory
+        of a device volatile first: so windows in their order, and volatile before persistent in each."""
+        rank = {window.name: number for number, window in enumerate(self.windows)}
+        return tuple(
+            sorted(self.regions, key=lambda region: (rank.get(region.window, len(rank)), region.kind == "pmem"))
+        )
+
     @property
     def total_memory_bytes(self) -> int:
         """DRAM of all NUMA nodes; CXL devices not counted."""
@@ -209,10 +276,13 @@ class Host(Part):
 
 
 class PoolSpec(Part):
-    """Devices that the runtime uses as one KV pool, on every host that holds them."""
+    """Devices that the runtime uses as one KV pool, on every host that holds them. writer, reader: hosts' parts in a run; by
+    default the first and the last host that maps the pool."""
 
     name: Name
     devices: tuple[Name, ...]
+    writer: Name | None = None
+    reader: Name | None = None
 
 
 class Topology(Part):
@@ -236,13 +306,21 @@ class Topology(Part):
         """The devices that a host holds, in the order in which they are attached."""
         return tuple(self.device(attachment.device) for attachment in host.attachments())
 
+    def hosts_of(self, pool: PoolSpec) -> tuple[Host, ...]:
+        """The hosts that map all of a pool's devices, in the order of the file."""
+        return tuple(
+            host
+            for host in self.hosts
+            if {name for region in host.regions for name in region.devices}.issuperset(pool.devices)
+        )
+
     def region_size_bytes(self, region: Region) -> int:
-        """Bytes of a region: the sum of its devices, which are all used whole."""
-        return sum(self.device(name).size_bytes or 0 for name in region.devices)
+        """Bytes of a region: what it says, or all that its devices have of its kind."""
+        return region.size_bytes or sum(self.device(name).partition_bytes(region.kind) for name in region.devices)
 
     def memory_needed_bytes(self) -> int:
-        """Memory of the machine below that the bed takes when all is touched; a shared device counts once."""
-        return sum(host.total_memory_bytes for host in self.hosts) + sum(d.capacity_bytes for d in self.devices)
+        """Memory of the machine below that the bed takes when all is touched; a shared device counts once, a sparse one not."""
+        return sum(host.total_memory_bytes for host in self.hosts) + sum(d.backed_bytes for d in self.devices)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,31 @@
-"""YAML text to plain values, for files that people write: a flaw of the text is a YamlError, and repeated keys are told.
+"""YAML text to plain values, for files that people write: a flaw of the text is a YamlError; repeated keys and numbers
+that readers of YAML take differently are told.
 
-Knows PyYAML; knows no model and no file. `shown` is how errors quote a value of such a text, whatever its size.
+PyYAML reads YAML 1.1, in which `on` is true, 012 is ten, 1:30 is ninety and 1e3 is text. Here words are text, as in YAML
+1.2's core schema; 1e3 is 1000; a number with a leading zero is refused. Knows PyYAML; knows no model and no file. `shown`
+is how errors quote a value of such a text, whatever its size.
 """
 
+import re
 from reprlib import Repr
 
 import yaml
+from yaml.constructor import ConstructorError
 
 from qemu_configs.errors import ConfigError
 
 MOST_CHARACTERS = 1 << 20  # some ten seconds of PyYAML; a bed file or a profile is a few KB
 
 _MOST_SHOWN = 400
+_MOST_EXACT = 2**53  # up to here a float with a whole value is that whole number
+_NULL = r"~|null|Null|NULL|"
+_BOOL = r"true|True|TRUE|false|False|FALSE"
+_INT = r"[-+]?[0-9]+(?:_[0-9]+)*|0x[0-9a-fA-F]+(?:_[0-9a-fA-F]+)*|0o[0-7]+|0b[01]+(?:_[01]+)*"
+_FLOAT = (
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:_[0-9]+)*(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LEADING_ZERO = re.compile(r"([-+]?)0[0-9_]*[0-9]")
 # What PyYAML's constructors raise beside YAMLError: `!!bool x`, `!!int ''`, `!!timestamp x`, month 99, "\UFFFFFFFF".
 _FLAWS = (ValueError, LookupError, AttributeError, OverflowError)
 
@@ -31,7 +45,7 @@ def read_yaml(text: str) -> tuple[object, list[str]]:
     if len(text) > MOST_CHARACTERS:
         raise YamlError(None, f"holds {len(text)} characters, more than {MOST_CHARACTERS} (split it or shorten it)")
     try:
-        loader = _UniqueKeyLoader(text)
+        loader = _PlainLoader(text)
         return loader.get_single_data(), loader.problems
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark else 1
@@ -41,22 +55,59 @@ def read_yaml(text: str) -> tuple[object, list[str]]:
     except yaml.YAMLError as exc:
         raise YamlError(None, f"is not YAML: {exc}") from None
     except _FLAWS as exc:
-        raise YamlError(None, f"is not YAML that can be read: a value is not of its type ({exc})") from None
+        raise YamlError(None, f"is not YAML that can be read: a character is none ({exc})") from None
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; this one notes each so that it can be reported."""
+class _PlainLoader(yaml.SafeLoader):
+    """Reads scalars as the module's head says. YAML keeps the last of two equal keys in silence; this one notes each, and
+    each number with a leading zero, so that they can be reported."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.problems: list[str] = []
         self._seen: set[yaml.MappingNode] = set()
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        """The value of a node. Raises ConstructorError, with the place, for one that is not of its type."""
+        try:
+            return super().construct_object(node, deep)
+        except _FLAWS:
+            kind = node.tag.removeprefix("tag:yaml.org,2002:")
+            raise ConstructorError(None, None, f"{shown(node.value)} is no {kind}", node.start_mark) from None
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        """The text of a scalar. Raises ConstructorError for one that no file can hold."""
+        text: str = super().construct_scalar(node)
+        if _SURROGATE.search(text):
+            raise ConstructorError(None, None, "holds half of a surrogate pair, which is no character", node.start_mark)
+        return text
+
+    def construct_whole_number(self, node: yaml.ScalarNode) -> int:
+        """Python's own reading of decimal, 0x, 0o and 0b; a leading zero is noted, for it is octal to YAML 1.1 alone."""
+        text = self.construct_scalar(node)
+        match = _LEADING_ZERO.fullmatch(text)
+        if match is None:
+            return int(text, 0)
+        digits = text.lstrip("+-0_") or "0"
+        octal = "" if set(digits) & {"8", "9"} else f", or 0o{digits} for octal"
+        self.problems.append(
+            f"line {node.start_mark.line + 1}: {text} starts with 0: octal to some readers of YAML, decimal to others "
+            f"(write {match[1]}{digits}{octal}, or '{text}' for text)"
+        )
+        return int(match[1] + digits)
+
+    def construct_number(self, node: yaml.ScalarNode) -> float:
+        """A float; a whole value that was written with an exponent (1e3) is a whole number."""
+        text = self.construct_scalar(node).replace("_", "").lower()
+        value = float(text.replace(".inf", "inf").replace(".nan", "nan"))
+        return int(value) if "e" in text and value.is_integer() and abs(value) <= _MOST_EXACT else value
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Called for each mapping before its keys are joined by those of a merge (`<<`), and again where others merge it."""
         if node not in self._seen:
             self._seen.add(node)
             self._note_repeated_keys(node)
+            node.value = [(_as_text(key), value) for key, value in node.value]
         super().flatten_mapping(node)
 
     def _note_repeated_keys(self, node: yaml.MappingNode) -> None:
@@ -66,6 +117,26 @@ class _UniqueKeyLoader(yaml.SafeLoader):
                 line = key.start_mark.line + 1
                 self.problems.append(f"line {line}: key {shown(key.value)} stands twice in one place (keep one)")
             names.add(key.value)
+
+
+def _as_text(key: yaml.Node) -> yaml.Node:
+    """Keys are names, whatever they look like; but `<<` merges."""
+    if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+        return key
+    return yaml.ScalarNode("tag:yaml.org,2002:str", key.value, key.start_mark, key.end_mark, key.style)
+
+
+_PlainLoader.yaml_implicit_resolvers = {}  # those of YAML 1.1 are the base class's
+for _tag, _pattern, _first_characters in (
+    ("null", _NULL, ["~", "n", "N", ""]),
+    ("bool", _BOOL, list("tTfF")),
+    ("int", _INT, list("-+0123456789")),
+    ("float", _FLOAT, list("-+.0123456789")),
+    ("merge", "<<", ["<"]),
+):
+    _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first_characters)
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_whole_number)
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_number)
 
 
 def shown(value: object) -> str:
@@ -89,6 +160,14 @@ class _CutRepr(Repr):
             return "{...}" if value else "{}"
         pieces = [f"{self.repr1(key, level - 1)}: {self.repr1(item, level - 1)}" for key, item in _first(value, self)]
         return "{" + ", ".join([*pieces, "..."] if len(value) > self.maxdict else pieces) + "}"
+
+    def repr_bool(self, value: bool, level: int) -> str:
+        """As the file has it: nobody wrote True."""
+        return str(value).lower()
+
+    def repr_NoneType(self, value: None, level: int) -> str:  # noqa: N802 (reprlib finds it by the type's name)
+        """As the file has it."""
+        return "null"
 
     def repr_int(self, value: int, level: int) -> str:
         """A number of thousands of digits is not written out: Python refuses it."""

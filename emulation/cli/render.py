@@ -11,6 +11,7 @@ import typer
 from emulation.cli.options import HostOption
 from emulation.cli.output import write_json
 from emulation.errors import InputError
+from emulation.machines.this_machine import any_machine
 from qemu_configs.bedfile import load
 from qemu_configs.picture import picture_of
 from qemu_configs.render import HostLaunch, domain_xml, qemu_argv
@@ -43,7 +44,7 @@ def render(
     kvm: Annotated[bool, typer.Option("--kvm", help="Render for KVM instead of TCG.")] = False,
 ) -> None:
     """Print what a host of a bed is to libvirt, to QEMU, or to its guest."""
-    topology = load(file)
+    topology = load(file, any_machine())
     chosen = _host(topology, host)
     launch = _launch(topology, chosen, folder.absolute(), kvm)
     match format:

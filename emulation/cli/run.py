@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -23,7 +24,7 @@ from emulation.machines import bed as beds
 from emulation.machines.bed import Bed
 from emulation.machines.launch import Options
 from emulation.machines.this_machine import this_machine
-from emulation.report.run import run_report, write_report
+from emulation.report.run import bytes_report, relative_latency_table, write_report
 from guest.agent.runtime import REFERENCE
 from qemu_configs import bedfile
 from sac_runtime.rows.layout import DEEPSEEK_LAYERS, DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS
@@ -63,20 +64,21 @@ def run(
     shape = JobShape(context, layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
     bit_flip = _flip(flip)
     job.require_usable(shape, bit_flip)  # before anything boots
-    with progress() as say:
+    with ExitStack() as ending:
+        say = ending.enter_context(progress())
         if bed_name is not None:
             bed = beds.find(bed_name)
-            results = job.run(bed, shape, bit_flip, say, runtime)
         else:
             topology = bedfile.load(file, this_machine())
             job.require_fits(topology, shape)
             name = f"run-{topology.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
             options = Options(uri, accelerator, memory_folder, emulator)
-            with beds.booted(topology, name, options, say) as bed:
-                results = job.run(bed, shape, bit_flip, say, runtime)
+            bed = ending.enter_context(beds.booted(topology, name, options, say))
+        results = job.run(bed, shape, bit_flip, say, runtime)
+        ending.callback(show, json, *bytes_report(results))  # whatever comes after: the verdict has been reached
     replays = relative.replay_fetches(bed, shape, results)
+    show(json, relative_latency_table(replays))
     write_json(json, asdict(_result(bed, results, replays)))
-    show(json, *run_report(results, replays))
     if report is not None:
         typer.echo(f"report: {write_report(report, bed, results, replays)}", err=True)
     if any(result.mismatches for result in results):

@@ -1,7 +1,7 @@
 """`cxlbed serve`: throughput, TTFT and TBT by tier, context and concurrency, modelled."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -53,6 +53,7 @@ class HbmPrefix(StrEnum):
 
 
 LIST = "comma-separated; lists are swept"
+LISTED = ("context", "concurrency", "output", "devices", "servers", "gpus", "hot-buffer", "round")  # options of numbers
 TierOption = Annotated[str, typer.Option("--tier", help=f"Tiers ({LIST}): hbm, dram, cxl, rdma.")]
 ContextOption = Annotated[str, typer.Option("--context", help=f"Prompt lengths in tokens ({LIST}); 128K is 131072.")]
 ConcurrencyOption = Annotated[str, typer.Option("--concurrency", help=f"Requests in flight in all ({LIST}).")]
@@ -174,46 +175,46 @@ def serve(
 ) -> None:
     """Throughput, TTFT and TBT of SAC on a CXL pool, on local DRAM, with RDMA prefetch, and of HBM only: a calibrated model
     of the serving engine over the links of the timing profiles."""
-    hot_buffers = _numbers("hot-buffer", hot_buffer)
-    axes = SweepAxes(
-        tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
-        _numbers("context", context),
-        _numbers("concurrency", concurrency),
-        _numbers("output", output or "1K"),
-        _numbers("devices", devices),
-        _numbers("servers", servers),
-        _numbers("gpus", gpus),
-        hot_buffers,
-        _profiles(profile),
-        _numbers("round", round_number),
-        _measured_misses(topk_trace, hot_buffers),
-    )
+    if burstiness != 1 and rate is None:
+        raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
+    lists = (context, concurrency, output or "1K", devices, servers, gpus, hot_buffer, round_number)
+    axes = _axes(tier, lists, profile, topk_trace)
     base = replace(
         cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv),
         overlap=overlap,
         striped=striped,
         free_hbm_prefix=hbm_prefix is HbmPrefix.KEPT,
     )
-    if burstiness != 1 and rate is None:
-        raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
     num_prompts = None if requests is None else _one_number("requests", requests)
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
         return _compare(axes, base, num_prompts or PAPER_REQUESTS, plots, json)
-    replay = None
+    num_prefixes, replay = _one_number("prefixes", prefixes), None
     if trace:
         tokens = None if output is None else _one_number("output", output)
         recorded = read_trace(trace, block_tokens, tokens, base.model.max_context_tokens)
         replay = replay_of(recorded, num_prompts, rate, _one_number("concurrency", concurrency), burstiness, seed)
-    traffic = Arrivals(
-        num_prompts or PAPER_REQUESTS,
-        _one_number("prefixes", prefixes),
-        None if trace else rate,
-        burstiness,
-        replay,
-        seed,
-    )
+        rate = None
+    traffic = Arrivals(num_prompts or PAPER_REQUESTS, num_prefixes, rate, burstiness, replay, seed)
     return _sweep(axes, traffic, base, intervals, plots, json)
+
+
+def _axes(tier: str, lists: Sequence[str], profile: str | None, topk_trace: Path | None) -> SweepAxes:
+    """The combinations to sweep. lists: as `LISTED` names them."""
+    numbers = {option: _numbers(option, text) for option, text in zip(LISTED, lists, strict=True)}
+    return SweepAxes(
+        tiers=tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
+        contexts=numbers["context"],
+        concurrencies=numbers["concurrency"],
+        outputs=numbers["output"],
+        devices=numbers["devices"],
+        servers=numbers["servers"],
+        gpus=numbers["gpus"],
+        hot_buffers=numbers["hot-buffer"],
+        profiles=_profiles(profile),
+        rounds=numbers["round"],
+        measured_misses=_measured_misses(topk_trace, numbers["hot-buffer"]),
+    )
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

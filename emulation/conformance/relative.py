@@ -13,7 +13,6 @@ from emulation.latency.replayed import Recording, TierReplay, replay, tier_paths
 from emulation.machines.bed import Bed
 from emulation.timing.path import bed_path
 
-DEFAULT_CXL_PROFILE = "cxl-switched-220"  # of devices that the bed file gives no profile
 READ_BY = "gpu"  # SAC's reader, in every tier
 
 
@@ -23,6 +22,6 @@ def replay_fetches(bed: Bed, shape: JobShape, results: Sequence[Result]) -> list
     tiers = tier_paths(read_by=READ_BY)
     place = results[0].place
     if place.devices:
-        path = bed_path(bed.topology, place.reader, place.devices, "reader0", DEFAULT_CXL_PROFILE, READ_BY)
+        path = bed_path(bed.topology, place.reader, place.devices, "reader0", READ_BY)
         tiers[f"bed:{'+'.join(place.devices)}"] = [path]
     return replay(Recording(misses, shape.context_tokens, shape.top_k, shape.layout), tiers)

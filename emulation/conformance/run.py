@@ -9,10 +9,11 @@ from functools import partial
 from queue import SimpleQueue
 
 from emulation.conformance.agent import Agent
-from emulation.conformance.exchange import BitFlip, Exchange, SharedMemory, task_of
+from emulation.conformance.exchange import BitFlip, Exchange, task_of
+from emulation.conformance.places import places, places_of
 from emulation.conformance.result import Result, check
-from emulation.conformance.truth import Context, JobShape, require_trace
-from emulation.errors import InputError, MachineError
+from emulation.conformance.truth import Context, JobShape, require_published, require_trace
+from emulation.errors import InputError
 from emulation.machines.bed import Bed
 from emulation.machines.side_by_side import side_by_side
 from emulation.say import Say
@@ -22,29 +23,6 @@ from guest.agent.sac import geometry_of
 from qemu_configs.topology import Topology
 
 Connect = Callable[[str], AbstractContextManager[Agent]]
-
-
-def places(bed: Bed) -> list[SharedMemory]:
-    """The memories of a bed that the job can use: with a pool, its regions as the first and the last host see them; without
-    one, all that the first host has. Raises MachineError for a bed that has none."""
-    pooled = {device for pool in bed.topology.pools for device in pool.devices}
-    writer, reader = bed.record.hosts[0], bed.record.hosts[-1 if pooled else 0]
-    regions = {region.name: region.devices for region in bed.topology.host(writer.name).regions}
-    reader_names = {region.devices: region.name for region in bed.topology.host(reader.name).regions}
-    usable = []
-    for name, store in writer.stores.items():
-        devices = regions.get(name, ())
-        if not pooled:
-            usable.append(SharedMemory(name, writer.name, store, reader.name, store, devices))
-        elif devices and pooled.issuperset(devices) and devices in reader_names:
-            store_there = reader.stores[reader_names[devices]]
-            usable.append(SharedMemory(name, writer.name, store, reader.name, store_there, devices))
-    if not usable:
-        raise MachineError(
-            f"bed '{bed.record.name}': has no memory that the runtime can map, neither region nor NUMA node"
-            + (" (no stock kernel can online dynamic capacity)" if bed.topology.devices else "")
-        )
-    return usable
 
 
 def run(bed: Bed, shape: JobShape, flip: BitFlip | None, say: Say, runtime: str = REFERENCE) -> list[Result]:
@@ -60,9 +38,12 @@ def run(bed: Bed, shape: JobShape, flip: BitFlip | None, say: Say, runtime: str 
 
 
 def require_usable(shape: JobShape, flip: BitFlip | None) -> None:
-    """Raise InputError for what could not be done on any bed: a trace of another shape, a flip outside the context."""
+    """Raise InputError for what could not be done on any bed: a trace of another shape, a context too short for choices as
+    they were published, a flip outside the context."""
     if shape.trace is not None:
         require_trace(shape)
+    else:
+        require_published(shape)
     if flip is None:
         return
     limits = (shape.num_layers, shape.context_tokens, shape.layout.row_bytes)
@@ -74,17 +55,15 @@ def require_usable(shape: JobShape, flip: BitFlip | None) -> None:
 
 
 def require_fits(topology: Topology, shape: JobShape) -> None:
-    """Raise InputError if a memory of the bed is too small for the pool of one context."""
+    """Raise InputError if no memory of the bed takes part, or one that does is too small for the pool of one context."""
     needed = geometry_of(task_of(shape, "")).size_bytes
-    host = topology.hosts[0]
-    sizes = {f"region '{region.name}'": topology.region_size_bytes(region) for region in host.regions}
-    sizes |= {f"numa node '{node.name}'": node.memory_bytes for node in host.numa_nodes}
-    for owner, size_bytes in sizes.items():
-        if size_bytes < needed:
+    for place in places_of(topology):
+        if place.size_bytes < needed:
+            kind = "region" if place.devices else "numa node"
             raise InputError(
-                f"job: {owner} of bed '{topology.name}' holds {size_bytes >> 20} MiB, the pool of {shape.num_layers} layers"
-                f" of {shape.context_tokens} tokens takes {needed >> 20} MiB, the reader's half included;"
-                " take fewer layers or tokens, or a bed with larger devices"
+                f"job: {kind} '{place.writer_name}' of bed '{topology.name}' holds {place.size_bytes >> 20} MiB, the pool of"
+                f" {shape.num_layers} layers of {shape.context_tokens} tokens takes {needed >> 20} MiB, the reader's half"
+                " included; take fewer layers or tokens, or a bed with larger devices"
             )
 
 
@@ -101,10 +80,17 @@ def agent_on(bed: Bed, host: str) -> Iterator[Agent]:
 
 
 def exchange_all(exchanges: Sequence[Exchange], connect: Connect, runtime: str, say: Say) -> list[Answer]:
-    """Have every context written and fetched, in this order. connect: gives the agent on a host, by its name."""
-    if any(exchange.place.is_private for exchange in exchanges):
-        return _by_one_agent(exchanges, connect, runtime, say)
-    return _by_two_agents(exchanges, connect, runtime, say)
+    """Have every context written and fetched; answers in the order of `exchanges`. Those of one writer and one reader go
+    together. connect: gives the agent on a host, by its name."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for number, exchange in enumerate(exchanges):
+        groups.setdefault((exchange.place.writer, exchange.place.reader), []).append(number)
+    answers: dict[int, Answer] = {}
+    for numbers in groups.values():
+        group = [exchanges[number] for number in numbers]
+        by = _by_one_agent if any(exchange.place.is_private for exchange in group) else _by_two_agents
+        answers |= zip(numbers, by(group, connect, runtime, say), strict=True)
+    return [answers[number] for number in range(len(exchanges))]
 
 
 def _by_one_agent(exchanges: Sequence[Exchange], connect: Connect, runtime: str, say: Say) -> list[Answer]:

@@ -17,6 +17,7 @@ from emulation.conformance.oracle import LATENT, ROPE, decode, dense_masked_atte
 from emulation.errors import InputError
 from guest.agent.guards import POISON_BYTE
 from guest.agent.task import LAYOUTS
+from sac_runtime.errors import GeometryError
 from sac_runtime.rows.layout import DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS, ByteArray, FloatArray, IntArray, KvLayout
 from sac_runtime.rows.quantise import pack_rows
 from sac_runtime.traces import synthetic
@@ -126,6 +127,18 @@ class Context:
 def _generated(shape: JobShape, seed: int) -> Iterator[TraceStep]:
     spec = synthetic.SyntheticSpec.published(shape.context_tokens, shape.top_k, shape.num_layers, seed)
     return synthetic.generate(spec, shape.num_steps)
+
+
+def require_published(shape: JobShape) -> None:
+    """Raise InputError where choices as they were published cannot be drawn for `shape`."""
+    try:
+        synthetic.SyntheticSpec.published(shape.context_tokens, shape.top_k, shape.num_layers, shape.seed)
+    except GeometryError as error:
+        raise InputError(
+            f"job: context_tokens={shape.context_tokens} is too short for top_k={shape.top_k}: the choices that are drawn as"
+            f" published take at least {synthetic.LEAST_PUBLISHED_CONTEXT} x top_k (take a longer context, a smaller top_k, or"
+            " a recorded trace)"
+        ) from error
 
 
 def require_trace(shape: JobShape) -> TraceReader:

@@ -17,14 +17,13 @@ from emulation.timing.clock import InjectorError, InjectorSummary, WallClock
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Profile
 from emulation.timing.tiers import dram_beside
+from guest.agent.numa_nodes import num_nodes
 from guest.agent.stores import inside_qemu, open_store
 from sac_runtime.label import Label, require_one_label
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.spec import StoreKind, StoreSpec
 from sac_runtime.memory.store import KvStore
 from sac_runtime.rows.layout import LINE_BYTES, ByteArray, IntArray, KvLayout
-
-NODE_FOLDER = Path("/sys/devices/system/node")
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,7 @@ def measured_label(claimed: Label, spec: str) -> Label:
     """The label that a bare reading from the store `spec` deserves: `claimed` where that can be true, else `functional`.
     Nothing is measured on a machine that QEMU emulates, no remote node where there is one node, no CXL in ordinary memory."""
     kind = StoreSpec.parse(spec).kind
-    remote = kind is StoreKind.NUMA and len(list(NODE_FOLDER.glob("node[0-9]*"))) > 1
+    remote = kind is StoreKind.NUMA and num_nodes() > 1
     true = {Label.NUMA_MEASURED: remote, Label.HARDWARE: kind is StoreKind.DAX or remote}
     return claimed if true.get(claimed, False) and not inside_qemu() else Label.FUNCTIONAL
 

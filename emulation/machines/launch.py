@@ -7,6 +7,7 @@ import secrets
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -258,14 +259,16 @@ def region_orders(picture: Picture) -> list[RegionOrder]:
 def _stores(topology: Topology, host: Host, inventory: Inventory) -> dict[str, str]:
     """Every region and every NUMA node without CPUs, by name, as the runtime maps it."""
     stores = {node.name: str(StoreSpec.numa(number)) for number, node in enumerate(host.numa_nodes, start=1)}
-    for region in host.regions:
-        shown = inventory.region_of([topology.device(name).serial for name in region.devices])
+    alike: Counter[tuple[int, ...]] = Counter()
+    for region in picture_of(topology, host).regions:
+        shown = inventory.region_of(region.serials, alike[region.serials])
+        alike[region.serials] += 1
         assert shown is not None  # the promise was kept
-        if region.mode == "devdax":
-            stores[region.name] = str(StoreSpec.dax(shown.dax_path))
-        else:
+        if region.mode == "system-ram":
             assert shown.target_node is not None  # as above
             stores[region.name] = str(StoreSpec.numa(shown.target_node))
+        else:
+            stores[region.name] = str(StoreSpec.dax(shown.dax_path))
     return stores
 
 
@@ -293,7 +296,7 @@ def _require_room(memory_folder: Path, topology: Topology) -> None:
     """The files behind devices are sparse; written to where there is no room, they would end QEMU with SIGBUS."""
     if not memory_folder.is_dir():
         raise InputError(f"memory folder {memory_folder}: is no folder; give one that exists with --memory-folder")
-    needed = sum(device.capacity_bytes for device in topology.devices)
+    needed = sum(device.backed_bytes for device in topology.devices)
     free = shutil.disk_usage(memory_folder).free
     if free < needed:
         raise MachineError(

@@ -1,5 +1,6 @@
 """What the bed file promises beside what the guest shows. Knows pictures and inventories; talks to no guest."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from emulation.errors import CxlbedError
@@ -39,6 +40,9 @@ def _memdev_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
             yield f"{owner}: promised, not shown; serials shown: {serials_in_words(m.serial for m in shown.memdevs)}"
             continue
         yield from _unequal(owner, "size_bytes", promised.size_bytes, memdev.size_bytes)
+        yield from _unequal(
+            owner, "persistent_size_bytes", promised.persistent_size_bytes, memdev.persistent_size_bytes
+        )
         yield from _unequal(owner, "host_bridge", promised.host_bridge, memdev.host_bridge)
         expected_port = promised.switch and ports.setdefault(promised.switch, memdev.switch or "a switch")
         yield from _unequal(owner, "switch", expected_port, memdev.switch)
@@ -66,8 +70,10 @@ def _windows(picture: Picture, shown: Inventory) -> Iterator[tuple[WindowPicture
 def _region_differences(picture: Picture, shown: Inventory) -> Iterator[str]:
     decoders = {promised.name: decoder.name for promised, decoder in _windows(picture, shown)}
     kept: set[str] = set()
+    alike: Counter[tuple[int, ...]] = Counter()
     for promised in picture.regions:
-        region = shown.region_of(promised.serials)
+        region = shown.region_of(promised.serials, alike[promised.serials])
+        alike[promised.serials] += 1
         if region is None:
             shapes = "; ".join(f"{r.name} over {serials_in_words(r.serials)}" for r in shown.regions) or "none"
             serials = serials_in_words(promised.serials)

@@ -1,6 +1,6 @@
 """What a bed leaves on disk so that another process can find it, ask it and end it. Knows files; makes and starts nothing.
 
-One folder a bed, below `CXLBED_STATE_DIR` or /tmp/cxlbed-UID: short, since the path of a socket in it may have 107
+One folder per bed, below `CXLBED_STATE_DIR` or /tmp/cxlbed-UID: short, since the path of a socket in it may have 107
 characters in all. The record is written before anything is started: whatever a killed command left is found by it.
 """
 

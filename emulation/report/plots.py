@@ -62,7 +62,7 @@ def draw_lines(path: Path, axes: Axes, series: Sequence[Series], marks: Mapping[
 
 
 def draw_bars(path: Path, axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
-    """Draw bars into `path`: each group has one bar a series. series: name -> a value for each group."""
+    """Draw bars into `path`: each group has one bar per series. series: name -> a value for each group."""
     figure, plot = _figure(path)
     width = 0.8 / max(1, len(series))
     for number, (name, values) in enumerate(series.items()):
@@ -75,7 +75,7 @@ def draw_bars(path: Path, axes: Axes, groups: Sequence[str], series: Mapping[str
 
 
 def draw_stacks(path: Path, axes: Axes, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
-    """Draw one bar a group into `path`, the series stacked in it: parts of a whole. series: as in `draw_bars`."""
+    """Draw one bar per group into `path`, the series stacked in it: parts of a whole. series: as in `draw_bars`."""
     figure, plot = _figure(path)
     reached = [0.0] * len(groups)
     for name, values in series.items():

@@ -28,10 +28,9 @@ def bytes_table(results: Sequence[Result]) -> Table:
     return make_table("bytes", _BYTES_COLUMNS, map(_bytes_cells, results))
 
 
-def run_report(results: Sequence[Result], replays: Sequence[TierReplay]) -> list[Table | str]:
-    """Tables and lines in order: the bytes, what is wrong with them, the replayed fetch by tier."""
-    wrong = [line for result in results for line in _wrong_lines(result)]
-    return [bytes_table(results), *wrong, relative_latency_table(replays)]
+def bytes_report(results: Sequence[Result]) -> list[Table | str]:
+    """The verdict: the bytes, and what is wrong with them."""
+    return [bytes_table(results), *(line for result in results for line in _wrong_lines(result))]
 
 
 def write_report(folder: Path, bed: Bed, results: Sequence[Result], replays: Sequence[TierReplay]) -> Path:

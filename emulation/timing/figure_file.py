@@ -137,7 +137,7 @@ def parse_figures(kind: type[File], text: str, owner: str) -> File:
     except YamlError as exc:
         raise InputError(f"{owner}: {exc}") from exc
     if not isinstance(tree, dict):
-        raise InputError(f"{owner}: holds {type(tree).__name__}, needs keys: {', '.join(kind.model_fields)}")
+        raise InputError(f"{owner}: holds {_held(tree)}, needs keys: {', '.join(kind.model_fields)}")
     try:
         file = kind.model_validate(tree)
     except ValidationError as exc:
@@ -146,6 +146,10 @@ def parse_figures(kind: type[File], text: str, owner: str) -> File:
     if problems:
         raise InputError("\n".join(f"{owner}: {problem}" for problem in problems))
     return file
+
+
+def _held(tree: object) -> str:
+    return "nothing" if tree is None else "a list" if isinstance(tree, list) else shown(tree)
 
 
 def _place(kind: type[BaseModel], error: ErrorDetails) -> tuple[int, int]:
@@ -159,13 +163,9 @@ def _worded(kind: type[BaseModel], error: ErrorDetails) -> str:
     loc, value = error["loc"], shown(error["input"])
     match error["type"]:
         case "missing":
-            return f"{_dotted(loc)}=None is missing; give it"
+            return f"{_dotted(loc)} is missing; give it"
         case "extra_forbidden":
             return f"{_dotted(loc)}={value} {_unknown(kind, loc[:-1])}"
-        case "invalid_key":  # no text: the input is the key, and the place's last step is the key too
-            return f"{_dotted((*loc[:-1], value))} {_unknown(kind, loc[:-1])}"
-        case "string_unicode":  # a key with half of a surrogate pair; pydantic leaves it out of the place
-            return f"{_dotted((*loc, value))} {_unknown(kind, loc)}"
         case _:
             return f"{_dotted(loc[:-1] if loc[-1] == 'value' else loc)}={value} {error['ctx']['rule']}"
 

@@ -14,6 +14,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from emulation.errors import InputError
+from emulation.timing.bed_profiles import profile_of
 from emulation.timing.profile import Bandwidth, Profile, load_profile, read_by_gpu
 
 if TYPE_CHECKING:
@@ -124,20 +125,17 @@ def default_path(profile: Profile, reader: str = "reader0", host: str = "host0")
     return make_path(profile, reader, [Route(f"{host}.adapter", f"{host}.{name}.port", name) for name in names])
 
 
-def bed_path(
-    topology: "Topology", host: str, devices: Sequence[str], reader: str, default_profile: str, read_by: str = "cpu"
-) -> LinkPath:
+def bed_path(topology: "Topology", host: str, devices: Sequence[str], reader: str, read_by: str = "cpu") -> LinkPath:
     """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
 
     Links: the host bridge is the adapter, a switch gives one port per device, devices are shared by all hosts that hold
-    them. The devices' profile holds, `default_profile` where they name none; read_by: cpu, or gpu for the same devices read
-    over PCIe. Raises InputError where the host lacks a
-    device or the devices' profiles differ."""
+    them. The devices' profile holds (`bed_profiles.profile_of`); read_by: cpu, or gpu for the same devices read over PCIe.
+    Raises InputError where the host lacks a device or the devices' profiles differ."""
     attachments = {attachment.device: attachment for attachment in topology.host(host).attachments()}
     for name in devices:
         if name not in attachments:
             raise InputError(f"host {host!r}: devices={name!r} is not attached; it holds {', '.join(attachments)}")
-    profiles = {topology.device(name).profile or default_profile for name in devices}
+    profiles = {profile_of(topology, attachments[name]) for name in devices}
     if len(profiles) != 1:
         names = ", ".join(sorted(profiles)) or "none"
         raise InputError(f"host {host!r}: profiles of {', '.join(devices)} are {names}; one path needs one profile")

@@ -11,6 +11,7 @@ from emulation.errors import InputError
 from emulation.timing.figure_file import Figure
 from emulation.timing.profile_file import CoherenceFigures, LinkFigures, parse_file
 from emulation.timing.profile_folders import find_profile
+from qemu_configs.file_paths import is_path
 
 GPU_SUFFIX = "@gpu"
 GPU_READER = "sac-gpu-dram"  # whose reader's figures `NAME@gpu` takes
@@ -80,11 +81,11 @@ def latency_factor(curve: tuple[tuple[float, float], ...], load: float) -> float
 
 @cache
 def load_profile(name_or_path: str) -> Profile:
-    """The profile of that name, or in that file (a path ends in .yaml). `NAME@gpu`: the same tier read by a GPU.
-    Raises InputError where there is none, or with every finding in the file."""
+    """The profile of that name, or in that file (a path has a slash or ends in .yaml or .yml). `NAME@gpu`: the same tier read
+    by a GPU. Raises InputError where there is none, or with every finding in the file."""
     if name_or_path.endswith(GPU_SUFFIX):
         return read_by_gpu(load_profile(name_or_path.removesuffix(GPU_SUFFIX)))
-    path = Path(name_or_path) if name_or_path.endswith(".yaml") else find_profile(name_or_path)
+    path = Path(name_or_path) if is_path(name_or_path) else find_profile(name_or_path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as exc:

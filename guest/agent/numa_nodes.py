@@ -46,6 +46,11 @@ class Pair:
         return self.local.distances[self.remote.number]
 
 
+def num_nodes(root: Path = SYSFS_NODES) -> int:
+    """How many nodes there are; 1 where the kernel knows nothing of them."""
+    return max(1, len(list(root.glob("node[0-9]*"))))
+
+
 def find_nodes(root: Path = SYSFS_NODES) -> list[Node]:
     """All online nodes, by number. Raises HostError where the kernel shows none."""
     folders = {int(path.name[4:]): path for path in root.glob("node[0-9]*")}

@@ -12,6 +12,7 @@ PACKAGES = (
     "cxl",
     "daxctl",
     "kmod",
+    "ndctl",  # namespaces of persistent memory
     "numactl",
     "openssh-server",
     "procps",

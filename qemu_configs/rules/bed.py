@@ -4,10 +4,11 @@ Knows the rules and how a breach is worded (owner, field, value, rule, fix); col
 stands for a number that could not be read (topology.UNREADABLE_IS_ZERO): rules pass it over, that breach being known.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from qemu_configs.rules.capacity import MIN_DRAM_BYTES, capacity_problems, share_bytes
 from qemu_configs.rules.interleave import region_problems, window_problems
 from qemu_configs.rules.wording import (
     CAPACITY_STEP_BYTES,
@@ -18,23 +19,29 @@ from qemu_configs.rules.wording import (
     name_problems,
     round_up,
 )
-from qemu_configs.topology import MIB, Access, Bridge, Device, Host, PoolSpec, Topology, format_size
+from qemu_configs.topology import MIB, Access, Bridge, Device, Host, PoolSpec, Region, Topology, format_size
 
 MAX_BRIDGES = 16  # PCI slots of pcie.0 that rendering keeps for them
 MAX_PORTS = 16  # root ports per bridge, downstream ports per switch
 MAX_DC_REGIONS = 8  # CXL 3.1 section 9.13.3
 HMAT_MAX = 65534  # QEMU packs latencies and bandwidths of one table in 16 bits
-MIN_DRAM_BYTES = 128 * MIB  # the least that the stock guest was seen to boot with
+LSA_STEP_BYTES = 4096  # a page of the file behind it
+# What the testbed itself tells QEMU; the last of two would win.
+OWN_QEMU_OPTIONS = frozenset(
+    {"-S", "-accel", "-append", "-daemonize", "-enable-kvm", "-incoming", "-initrd", "-kernel", "-m", "-name"}
+    | {"-no-reboot", "-qmp", "-smp", "-snapshot", "-uuid"}
+)
 _SERIAL_UNSET = 2**64 - 1
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What a bed file is held against of the machine that is to run it."""
+    """What a bed file is held against beside its own rules. memory_bytes, num_numa_nodes: of the machine that is to run it,
+    None where any will do; more_rules: those of others who read bed files, worded as these are."""
 
-    memory_bytes: int
-    num_numa_nodes: int
-    profiles: frozenset[str] | None = None  # names of the timing profiles that exist; None: not looked at
+    memory_bytes: int | None = None
+    num_numa_nodes: int | None = None
+    more_rules: tuple[Callable[[Topology], Iterable[str]], ...] = ()
 
 
 def find_problems(topology: Topology, machine: Machine | None = None) -> list[str]:
@@ -44,32 +51,29 @@ def find_problems(topology: Topology, machine: Machine | None = None) -> list[st
 
 
 def _machine(topology: Topology, machine: Machine) -> Iterator[str]:
-    """A device's memory counts once, however many hosts share it."""
-    needed = topology.memory_needed_bytes()
-    if needed > machine.memory_bytes:
-        excess = format_size(round_up(needed - machine.memory_bytes))
-        yield (
-            f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
-            f"({machine.memory_bytes}; take {excess} off some memory or size)"
-        )
-    for device in topology.devices:
-        profile = device.profile
-        if (
-            machine.profiles is not None
-            and profile
-            and not profile.endswith(".yaml")
-            and profile not in machine.profiles
-        ):
-            known = ", ".join(sorted(machine.profiles))
-            yield f"device '{device.name}': profile='{profile}' is no timing profile (known: {known}; or a path to a .yaml)"
+    for rule in machine.more_rules:
+        yield from rule(topology)
+    yield from _memory(topology, machine)
     bindings = [(f"host '{h.name}'", h.host_node) for h in topology.hosts]
     bindings += [(f"host '{h.name}': numa node '{n.name}'", n.host_node) for h in topology.hosts for n in h.numa_nodes]
     for owner, node in bindings:
-        if node is not None and not 0 <= node < machine.num_numa_nodes:
+        if node is not None and machine.num_numa_nodes is not None and not 0 <= node < machine.num_numa_nodes:
             yield (
                 f"{owner}: host_node={node} is no NUMA node of this machine "
                 f"(nodes: 0 to {machine.num_numa_nodes - 1}; leave host_node out to let the machine choose)"
             )
+
+
+def _memory(topology: Topology, machine: Machine) -> Iterator[str]:
+    """A device's memory counts once, however many hosts share it."""
+    needed = topology.memory_needed_bytes()
+    if machine.memory_bytes is not None and needed > machine.memory_bytes:
+        excess = format_size(round_up(needed - machine.memory_bytes))
+        yield (
+            f"topology '{topology.name}': {needed} bytes of hosts and devices are more memory than the machine has "
+            f"({machine.memory_bytes}; take {excess} off some memory or size, or say sparse: true of a device that will not be "
+            "written whole)"
+        )
 
 
 def _devices(topology: Topology) -> Iterator[str]:
@@ -88,9 +92,11 @@ def _device(device: Device) -> Iterator[str]:
     owner = f"device '{device.name}'"
     if device.serial >= _SERIAL_UNSET:
         yield f"{owner}: serial={device.serial} is not a 64-bit number from 1 to 2^64-2 (choose one, such as 0x5ac0)"
-    if device.size_bytes is None and device.dc_size_bytes is None:
-        yield f"{owner}: size and dc_size are both missing; a device needs memory (add size: 512M)"
+    if device.size_bytes is device.persistent_size_bytes is device.dc_size_bytes is None:
+        yield f"{owner}: size, persistent_size and dc_size are all missing; a device needs memory (add size: 512M)"
     yield from capacity_problem(owner, "size_bytes", device.size_bytes)
+    yield from capacity_problem(owner, "persistent_size_bytes", device.persistent_size_bytes)
+    yield from _labels(owner, device)
     yield from capacity_problem(owner, "dc_size_bytes", device.dc_size_bytes)
     if device.dc_regions > MAX_DC_REGIONS:
         yield f"{owner}: dc_regions={device.dc_regions} is outside 1 to {MAX_DC_REGIONS} (choose one of them)"
@@ -106,6 +112,14 @@ def _device(device: Device) -> Iterator[str]:
         yield f"{owner}: dc_regions={device.dc_regions} without dc_size splits nothing (add dc_size or drop dc_regions)"
 
 
+def _labels(owner: str, device: Device) -> Iterator[str]:
+    if device.persistent_size_bytes and device.lsa_size_bytes is None:
+        yield f"{owner}: lsa_size is missing; QEMU gives no persistent memory without a label area (add lsa_size: 1M)"
+    if device.lsa_size_bytes and device.lsa_size_bytes % LSA_STEP_BYTES:
+        fix = format_size(round_up(device.lsa_size_bytes, LSA_STEP_BYTES))
+        yield f"{owner}: lsa_size_bytes={device.lsa_size_bytes} is not a multiple of 4 KiB (next: {fix})"
+
+
 def _hosts(topology: Topology) -> Iterator[str]:
     if not topology.hosts:
         yield "topology: hosts is empty; a bed has at least one host (add one with a bridge and a window)"
@@ -118,12 +132,22 @@ def _host(host: Host, topology: Topology) -> Iterator[str]:
     if host.vcpus > 255:
         yield f"vcpus={host.vcpus} is outside 1 to 255 (2 suit a small machine)"
     yield from _dram("memory_bytes", host.memory_bytes)
-    if not any(True for _ in host.attachments()) and not host.numa_nodes:
-        yield "has neither a device nor a further NUMA node; there is nothing to emulate (attach a device to a bridge)"
     yield from _numa(host)
     yield from _bridges(host, topology)
     yield from window_problems(host)
     yield from region_problems(host, topology)
+    yield from capacity_problems(host, topology)
+    yield from _qemu_words(host)
+
+
+def _qemu_words(host: Host) -> Iterator[str]:
+    if host.qemu and not host.qemu[0].startswith("-"):
+        yield f"qemu: '{host.qemu[0]}' is no option; the first word starts with a dash (write it as: [-device, nvme])"
+    for word in host.qemu:
+        if word in OWN_QEMU_OPTIONS:
+            yield f"qemu: {word} is given by the testbed itself (use the bed file's keys, such as vcpus and memory)"
+        elif not word.isprintable() or not word:
+            yield f"qemu: {word!r} cannot stand on a command line (write printable text)"
 
 
 def _numa(host: Host) -> Iterator[str]:
@@ -160,11 +184,19 @@ def _bridges(host: Host, topology: Topology) -> Iterator[str]:
     if len(host.bridges) > MAX_BRIDGES:
         yield f"bridges: {len(host.bridges)} are more than {MAX_BRIDGES}, which is all that pcie.0 has room for"
     for bridge in host.bridges:
-        if len(bridge.devices) + len(bridge.switches) > MAX_PORTS:
+        if bridge.num_ports > MAX_PORTS:
             yield f"bridge '{bridge.name}': more than {MAX_PORTS} root ports (put the devices behind switches)"
         for switch in bridge.switches:
-            if not 1 <= len(switch.devices) <= MAX_PORTS:
-                yield f"switch '{switch.name}': {len(switch.devices)} devices are outside 1 to {MAX_PORTS}"
+            if not 1 <= switch.num_ports <= MAX_PORTS:
+                yield (
+                    f"switch '{switch.name}': {switch.num_ports} devices and free ports are outside 1 to {MAX_PORTS} "
+                    "(list its devices, or say free_ports)"
+                )
+            if switch.switches:
+                yield (
+                    f"switch '{switch.name}': switches: QEMU reaches no memory behind a second switch, though a guest lists it "
+                    f"(its cxl_cfmws_find_device looks one level down); put '{switch.switches[0].name}' on a root port"
+                )
 
 
 def _attachments(host: Host, topology: Topology) -> Iterator[str]:
@@ -216,15 +248,21 @@ def _sharing(topology: Topology) -> Iterator[str]:
 
 
 def _one_geometry(device: Device, holders: list[Host]) -> Iterator[str]:
-    """Hosts that map a shared device differently would each read the other's bytes in the wrong order."""
-    found = [(host, region) for host in holders for region in host.regions if device.name in region.devices]
-    for (host, region), (other_host, other) in pairwise(found):
-        same = region.devices == other.devices
-        if host is not other_host and not (same and region.granularity_bytes == other.granularity_bytes):
-            yield (
-                f"device '{device.name}': host '{host.name}' interleaves it as region '{region.name}' and host "
-                f"'{other_host.name}' otherwise as '{other.name}' (give both the same devices, order and granularity)"
-            )
+    """Hosts that map a shared device differently would each read the other's bytes in the wrong order or place: the regions
+    that both have are made alike, one after another."""
+    found = [(host, [r for r in host.regions_by_address() if device.name in r.devices]) for host in holders]
+    for (host, regions), (other_host, others) in pairwise([(host, regions) for host, regions in found if regions]):
+        for region, other in zip(regions, others, strict=False):
+            if _geometry(region, device) != _geometry(other, device):
+                yield (
+                    f"device '{device.name}': host '{host.name}' interleaves it as region '{region.name}' and host "
+                    f"'{other_host.name}' otherwise as '{other.name}' (give both the same devices, order, granularity and size)"
+                )
+                break
+
+
+def _geometry(region: Region, device: Device) -> tuple[object, ...]:
+    return region.devices, region.granularity_bytes, region.kind, share_bytes(region, device)
 
 
 def _pools(topology: Topology) -> Iterator[str]:
@@ -239,15 +277,29 @@ def _pools(topology: Topology) -> Iterator[str]:
                 yield f"{owner}: devices: '{name}' is no device of this bed ({choices(known)})"
             if pool.devices.count(name) > 1:
                 yield f"{owner}: devices: '{name}' is listed more than once (list it once)"
+            yield from _is_plugged(owner, name, topology)
         for host in topology.hosts:
             yield from (f"{owner}: {problem}" for problem in _pool_on(pool, host))
+        yield from _roles(owner, pool, topology)
+
+
+def _is_plugged(owner: str, name: str, topology: Topology) -> Iterator[str]:
+    if any(device.name == name and not device.plugged for device in topology.devices):
+        yield f"{owner}: devices: '{name}' has plugged=false; a pool is there from the start (leave it out, or plug it)"
+
+
+def _roles(owner: str, pool: PoolSpec, topology: Topology) -> Iterator[str]:
+    holders = [host.name for host in topology.hosts_of(pool)]
+    for role, name in (("writer", pool.writer), ("reader", pool.reader)):
+        if name is not None and name not in holders:
+            yield f"{owner}: {role}='{name}' is no host that maps all of the pool's devices ({choices(holders)})"
 
 
 def _pool_on(pool: PoolSpec, host: Host) -> Iterator[str]:
     held = {attachment.device for attachment in host.attachments()}
     mapped = [region for region in host.regions if not set(region.devices).isdisjoint(pool.devices)]
     for region in mapped:
-        if region.mode != "devdax":
+        if region.mode == "system-ram":
             yield f"host '{host.name}': region '{region.name}' has mode={region.mode}, a pool needs devdax"
         for outside in sorted(set(region.devices) - set(pool.devices)):
             yield f"host '{host.name}': region '{region.name}' also spans '{outside}', which is not the pool's"

@@ -4,8 +4,8 @@ Knows one host at a time; rules.py says whose it is. What the kernel refuses was
 """
 
 from collections.abc import Iterator
-from itertools import combinations
 
+from qemu_configs.rules.capacity import HDM_DECODERS, share_bytes
 from qemu_configs.rules.wording import CAPACITY_STEP_BYTES, capacity_problem, choices, name_problems, round_up
 from qemu_configs.topology import (
     GIB,
@@ -20,7 +20,6 @@ from qemu_configs.topology import (
 )
 
 MAX_WINDOWS = 16  # QEMU's CXL_FMW array
-HDM_DECODERS = 4  # of each device, switch and bridge in QEMU
 HDM_TARGETS = 8  # a decoder's target list
 ADDRESS_SPACE_BYTES = 960 * GIB  # of a guest's 1 TiB (phys-bits 40), what lies below the reserved range at its end
 
@@ -61,13 +60,6 @@ def _window(window: Window, host: Host) -> Iterator[str]:
 def region_problems(host: Host, topology: Topology) -> Iterator[str]:
     """Breaches of a host's regions: against their windows, devices, decoders and one another."""
     yield from name_problems("", "regions", host.regions)
-    for first, second in combinations(host.regions, 2):
-        for device in dict.fromkeys(first.devices):
-            if device in second.devices:
-                yield (
-                    f"region '{second.name}': devices: '{device}' is already in region '{first.name}' "
-                    "(a region takes whole devices; drop it from one)"
-                )
     for region in host.regions:
         yield from (f"region '{region.name}': {problem}" for problem in _region(region, host, topology))
     yield from _decoders(host)
@@ -94,16 +86,16 @@ def _region_devices(region: Region, host: Host, topology: Topology) -> Iterator[
             yield f"devices: '{name}' is listed more than once (list it once)"
     used = [device for device in topology.devices if device.name in region.devices]
     for device in used:
-        if device.size_bytes is None and device.dc_size_bytes is not None:
+        if device.capacity_bytes and device.capacity_bytes == device.dc_size_bytes:
             yield (
                 f"devices: '{device.name}' has dynamic capacity only, which no stock kernel brings online "
                 "(leave it out of regions; drive it over QMP)"
             )
-    sizes = {device.size_bytes for device in used if device.size_bytes}
-    if len(sizes) > 1:
+    sizes = {device.partition_bytes(region.kind) for device in used} - {0}
+    if len(sizes) > 1 and region.size_bytes is None:
         yield (
             f"devices: sizes {', '.join(format_size(size) for size in sorted(sizes))} differ; "
-            "interleaved devices are of one size (make them equal or use a region each)"
+            "interleaved devices are taken alike (make them equal, say the region's size, or use a region each)"
         )
 
 
@@ -177,10 +169,12 @@ def _decoders_of(owner: str, ports: list[set[str]], regions: tuple[Region, ...])
 
 
 def _window_room(host: Host, topology: Topology) -> Iterator[str]:
-    sizes = {device.name: device.size_bytes or 0 for device in topology.devices}
+    devices = {device.name: device for device in topology.devices}
     for window in host.windows:
         inside = [region for region in host.regions if region.window == window.name]
-        needed = sum(sizes.get(name, 0) for region in inside for name in region.devices)
+        needed = sum(
+            share_bytes(region, devices[name]) for region in inside for name in region.devices if name in devices
+        )
         if window.size_bytes and needed > window.size_bytes:
             yield (
                 f"window '{window.name}': size_bytes={window.size_bytes} is too small for its regions, which need "

@@ -22,11 +22,11 @@ def top_k(scores: FloatArray, k: int) -> IntArray:
     scores = np.ascontiguousarray(scores)
     positions = np.empty(min(k, scores.size), np.int64)
     copy = native.best_copy()
-    chosen = native.load().sac_top_k(
+    count = native.load().sac_top_k(
         native.address(scores), scores.size, positions.size, native.address(positions), copy
     )
-    if chosen == -1:
+    if count == -1:
         raise GeometryError(f"top_k: scores[{int(np.isnan(scores).argmax())}] is NaN; a score must be a number or -inf")
-    if chosen < 0:
+    if count < 0:
         raise MemoryError(f"top_k: no memory for the candidates of {scores.size} scores")
-    return positions[:chosen]
+    return positions[:count]

@@ -222,8 +222,8 @@ class MappedStore:
     def pages_by_node(self, samples: int = 4096) -> dict[int, int]:
         """NUMA node -> how many of up to `samples` evenly spaced pages lie on it. Pages never touched are left out."""
         pages = self.size_bytes // PAGE_BYTES
-        chosen = np.arange(0, pages, max(1, pages // samples), dtype=np.uint64)
-        addresses: NDArray[np.uint64] = chosen * np.uint64(PAGE_BYTES) + np.uint64(self.address)
+        sample = np.arange(0, pages, max(1, pages // samples), dtype=np.uint64)
+        addresses: NDArray[np.uint64] = sample * np.uint64(PAGE_BYTES) + np.uint64(self.address)
         nodes = native.page_nodes(addresses)
         return dict(Counter(int(node) for node in nodes if node >= 0))
 

@@ -44,10 +44,10 @@ class BlockRows:
     def pack_index_keys(self, keys: ByteArray, num_blocks: int) -> ByteArray:
         """Keys as they lie in rows. keys: (n * block_tokens, index_key_bytes) uint8. Returns (n * index_key_rows, row_bytes)
         uint8. Raises GeometryError."""
-        wanted = (num_blocks * self.geometry.block_tokens, self.geometry.index_key_bytes)
-        if keys.shape != wanted or keys.dtype != np.uint8:
+        shape = (num_blocks * self.geometry.block_tokens, self.geometry.index_key_bytes)
+        if keys.shape != shape or keys.dtype != np.uint8:
             raise GeometryError(
-                f"pool: index keys are {keys.dtype} of shape {keys.shape}; they must be uint8 of shape {wanted}"
+                f"pool: index keys are {keys.dtype} of shape {keys.shape}; they must be uint8 of shape {shape}"
             )
         by_block = np.zeros((num_blocks, self.geometry.index_key_rows * self.geometry.layout.row_bytes), np.uint8)
         by_block[:, : self.block_key_bytes] = keys.reshape(num_blocks, self.block_key_bytes)

@@ -73,8 +73,8 @@ class PoolSequence:
         unsealed = values[max(0, sealed_tokens - first_token) :]
         if not len(unsealed):
             return 0
-        held = self._blocks[self._num_sealed :]
-        return self.pool.write(held, layer, unsealed, max(0, first_token - sealed_tokens))
+        unsealed_blocks = self._blocks[self._num_sealed :]
+        return self.pool.write(unsealed_blocks, layer, unsealed, max(0, first_token - sealed_tokens))
 
     def write_token(self, token: int, values: ByteArray) -> int:
         """Write the rows that a token outside the sealed blocks has in all layers. values: (L, row_bytes) uint8. Returns ns."""

@@ -45,7 +45,7 @@ _LEAST_REACH = 1.5  # the bell is cut at 1.5 r0 or later, or the overlap would n
 _MOST_PEAK = 0.96  # p0; with the bell cut that early, p(0) is then still below 1
 _MOST_PLACES_SHARE = 7 / 8  # of the older tokens, so that there is a rest to draw from
 _MOST_TURNOVER = 1 / 8
-_LEAST_PUBLISHED_CONTEXT = 4
+LEAST_PUBLISHED_CONTEXT = 4
 
 
 @dataclass(frozen=True)
@@ -147,9 +147,9 @@ class SyntheticSpec:
         what the context allows; the turnover is the one that touches as many tokens in 1K steps as SAC's Fig 4
         (between its points by a power law, outside them by the nearest two; another top_k scales both axes: assumed).
         Raises GeometryError for a context below 4 top_k, where such overlaps cannot be."""
-        if context_tokens < _LEAST_PUBLISHED_CONTEXT * top_k:
+        if context_tokens < LEAST_PUBLISHED_CONTEXT * top_k:
             raise GeometryError(
-                f"published trace: context_tokens={context_tokens} must be at least {_LEAST_PUBLISHED_CONTEXT} x "
+                f"published trace: context_tokens={context_tokens} must be at least {LEAST_PUBLISHED_CONTEXT} x "
                 f"top_k={top_k}; give a SyntheticSpec of your own, or a smaller top_k"
             )
         recent_tokens = max(1, top_k // 32)

@@ -62,8 +62,8 @@ def test_bytes_that_are_no_text_are_one_clear_problem(tmp_path):
         ("name: [unclosed", "line 1: is not YAML: expected ',' or ']', but got '<stream end>'"),
         ("a: 1\nb: :\n  - {", "line 2: is not YAML: mapping values are not allowed here"),
         ("", "bed file: holds nothing where keys are expected (start with name, devices, hosts)"),
-        ("- a\n- b\n", "bed file: holds list where keys are expected (start with name, devices, hosts)"),
-        ("just words", "bed file: holds str where keys are expected (start with name, devices, hosts)"),
+        ("- a\n- b\n", "bed file: holds a list where keys are expected (start with name, devices, hosts)"),
+        ("just words", "bed file: holds 'just words' where keys are expected (start with name, devices, hosts)"),
         ("name: x\n---\nname: y\n", "line 2: is not YAML: but found another document"),
     ],
 )
@@ -84,7 +84,8 @@ def test_a_topology_survives_the_way_through_json():
 def test_the_json_schema_knows_every_key_and_refuses_others():
     schema = json_schema()
     device = schema["$defs"]["Device"]
-    assert set(device["properties"]) == {"name", "serial", "size", "dc_size", "dc_regions", "shared", "profile"}
+    sizes = {"size", "persistent_size", "lsa_size", "dc_size", "dc_regions"}
+    assert set(device["properties"]) == {"name", "serial", "profile", "shared", "sparse", "plugged", *sizes}
     assert device["additionalProperties"] is False
     assert schema["$defs"]["Window"]["properties"]["size"]["anyOf"][1]["pattern"].startswith("^([0-9]+)")
     json.dumps(schema)

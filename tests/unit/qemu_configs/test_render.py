@@ -9,7 +9,7 @@ import yaml
 from qemu_configs.bedfile import find, load, parse, stock_names
 from qemu_configs.errors import BedFileError
 from qemu_configs.picture import from_json, picture_of
-from qemu_configs.render import backing_file, domain_xml, qemu_argv
+from qemu_configs.render import domain_xml, qemu_argv
 from qemu_configs.topology import Topology
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -77,7 +77,7 @@ def test_hosts_that_share_a_device_are_given_one_file(place):
         re.findall(r"mem-path=([^,\s]+)", " ".join(qemu_argv(topology, host, place(domain_name=host.name))))
         for host in topology.hosts
     ]
-    assert files[0] == files[1] == [str(backing_file(device, place())) for device in topology.devices]
+    assert files[0] == files[1] == [f"{place().backing_folder}/{device.name}.mem" for device in topology.devices]
 
 
 def test_kvm_changes_the_accelerator_alone(place):

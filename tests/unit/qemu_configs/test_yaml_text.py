@@ -21,10 +21,54 @@ def test_a_mapping_that_is_merged_elsewhere_before_it_is_built_itself_repeats_no
     assert problems == []
 
 
-@pytest.mark.parametrize(
-    ("text", "line"), [("a: [", 1), ("a: 1\nb: :\n  - {", 2), ("[" * 5000, None), ("!!int ''", None)]
-)
+@pytest.mark.parametrize(("text", "line"), [("a: [", 1), ("a: 1\nb: :\n  - {", 2), ("[" * 5000, None), ("!!int ''", 1)])
 def test_a_flaw_is_told_with_its_line_where_yaml_names_one(text, line):
     with pytest.raises(YamlError, match="is not YAML") as caught:
         read_yaml(text)
     assert caught.value.line == line
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("on", "on"),
+        ("NO", "NO"),
+        ("y", "y"),
+        ("1:30", "1:30"),
+        ("2001-01-01", "2001-01-01"),
+        ("=", "="),
+        ("~", None),
+        ("true", True),
+        ("1e3", 1000),
+        ("1.5E+3", 1500),
+        ("1e-3", 0.001),
+        ("1e30", 1e30),
+        ("1_000", 1000),
+        ("0x1f", 31),
+        ("0o17", 15),
+        ("0", 0),
+        ("-7", -7),
+    ],
+)
+def test_a_scalar_is_what_a_person_means_by_it(written, meant):
+    document, problems = read_yaml(f"a: {written}\n")
+    assert (document, problems) == ({"a": meant}, [])
+    assert type(document["a"]) is type(meant)
+
+
+@pytest.mark.parametrize(
+    ("written", "fix"),
+    [
+        ("012", "write 12, or 0o12 for octal, or '012' for text"),
+        ("-0777", "write -777, or 0o777 for octal, or '-0777' for text"),
+        ("09", "write 9, or '09' for text"),
+        ("00", "write 0, or 0o0 for octal, or '00' for text"),
+    ],
+)
+def test_a_leading_zero_is_refused_once_with_both_readings(written, fix):
+    _, problems = read_yaml(f"a: &a {{b: {written}}}\nc: {{<<: *a}}\nd: *a\n")
+    assert problems == [f"line 1: {written} starts with 0: octal to some readers of YAML, decimal to others ({fix})"]
+
+
+def test_keys_are_names_whatever_they_look_like():
+    assert read_yaml("on: 1\n12: 2\n~: 3\n")[0] == {"on": 1, "12": 2, "~": 3}

@@ -9,7 +9,7 @@ import pytest
 from emulation.conformance import run as job
 from emulation.conformance.exchange import BitFlip, Exchange, SharedMemory
 from emulation.conformance.result import check
-from emulation.conformance.truth import Context
+from emulation.conformance.truth import Context, JobShape
 from emulation.errors import InputError, MachineError
 from guest.agent.errors import RequestError
 from guest.agent.protocol import Kind, Message, write_message
@@ -111,6 +111,33 @@ def test_a_flip_outside_the_context_is_refused(flip):
     job.require_usable(SHAPE, BitFlip(2, 1999, 655))
     with pytest.raises(InputError, match=r"^job: flip=.* lies outside 3 layers of 2000 rows of 656 bytes"):
         job.require_usable(SHAPE, flip)
+
+
+def test_a_context_too_short_for_published_choices_is_refused_before_anything_boots():
+    with pytest.raises(
+        InputError, match=r"^job: context_tokens=6000 is too short for top_k=2048: .* at least 4 x top_k"
+    ):
+        job.require_usable(JobShape(context_tokens=6000), None)
+
+
+def test_contexts_of_several_writers_are_each_written_by_their_own(tmp_path):
+    stores = [f"shared:{tmp_path / str(n)}" for n in range(3)]
+    hosts = [("a", "b"), ("c", "c"), ("a", "b")]
+    places = [
+        SharedMemory(f"m{n}", w, store, r, store) for n, (store, (w, r)) in enumerate(zip(stores, hosts, strict=True))
+    ]
+    exchanges = [Exchange(Context(SMALL, n), place) for n, place in enumerate(places)]
+    asked = []
+
+    @contextmanager
+    def connect(host):
+        asked.append(host)
+        with agent_in_thread(host) as agent:
+            yield agent
+
+    answers = job.exchange_all(exchanges, connect, "sac", str)
+    assert [check(*each).mismatches for each in zip(exchanges, answers, strict=True)] == [[], [], []]
+    assert sorted(asked) == ["a", "b", "c", "c"]
 
 
 def test_a_bed_whose_memory_is_too_small_is_refused_with_both_sizes():

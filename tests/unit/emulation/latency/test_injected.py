@@ -38,10 +38,8 @@ def test_a_bare_reading_gets_no_label_that_cannot_be_true(
     tmp_path, monkeypatch, vendor, num_nodes, spec, claimed, deserved
 ):
     (tmp_path / "sys_vendor").write_text(f"{vendor}\n")
-    for node in range(num_nodes):
-        (tmp_path / f"node{node}").mkdir()
     monkeypatch.setattr("guest.agent.stores.VENDOR_FILE", tmp_path / "sys_vendor")
-    monkeypatch.setattr("emulation.latency.injected.NODE_FOLDER", tmp_path)
+    monkeypatch.setattr("emulation.latency.injected.num_nodes", lambda: num_nodes)
     assert measured_label(Label(claimed), spec) == Label(deserved)
 
 

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from guest.agent.errors import HostError, RequestError
-from guest.agent.numa_nodes import Access, choose_pair, find_nodes, parse_cpu_list
+from guest.agent.numa_nodes import Access, choose_pair, find_nodes, num_nodes, parse_cpu_list
 
 
 def test_a_guests_nodes_are_read_with_cpus_memory_distances_and_hmat(sysfs):
@@ -33,6 +33,11 @@ def test_a_kernel_without_numa_is_refused_with_status_3(tmp_path):
     with pytest.raises(HostError, match="shows no node") as refused:
         find_nodes(tmp_path)
     assert refused.value.exit_status == 3
+
+
+def test_nodes_are_counted_and_a_kernel_that_shows_none_has_one(sysfs, tmp_path):
+    assert num_nodes(sysfs()) == 2
+    assert num_nodes(tmp_path / "none") == 1
 
 
 def test_the_pair_is_the_first_node_with_cpus_and_the_farthest_memory(sysfs):

@@ -154,7 +154,7 @@ BREACHES = {
     "device without memory": (
         "dynamic-capacity",
         [("size: 512M, dc_size: 1G, dc_regions: 2, ", "")],
-        "device 'mem0': size and dc_size are both missing; a device needs memory (add size: 512M)",
+        "device 'mem0': size, persistent_size and dc_size are all missing; a device needs memory (add size: 512M)",
     ),
     "dynamic capacity that does not split": (
         "dynamic-capacity",
@@ -181,7 +181,8 @@ BREACHES = {
     "device in two regions": (
         "direct",
         [("regions:\n", "regions:\n      - {name: r9, window: w0, devices: [mem0]}\n")],
-        "host 'a': region 'r0': devices: 'mem0' is already in region 'r9' (a region takes whole devices; drop it from one)",
+        "host 'a': device 'mem0': regions 'r9', 'r0' take 2G of its 1G of volatile memory (a region without size takes all: "
+        "say sizes that fit, or drop one)",
     ),
     "devices in an order that the window does not reach": (
         "interleaved-4",
@@ -192,8 +193,8 @@ BREACHES = {
     "devices of unequal size in one region": (
         "interleaved",
         [("mem1, size: 512M", "mem1, size: 256M")],
-        "host 'a': region 'r0': devices: sizes 256M, 512M differ; interleaved devices are of one size "
-        "(make them equal or use a region each)",
+        "host 'a': region 'r0': devices: sizes 256M, 512M differ; interleaved devices are taken alike "
+        "(make them equal, say the region's size, or use a region each)",
     ),
     "fewer devices than targets": (
         "interleaved",
@@ -233,7 +234,7 @@ BREACHES = {
         "shared-pool",
         [("regions: *regions", "regions: [{name: r0, window: w0, devices: [pool0, pool1]}]")],
         "device 'pool0': host 'a' interleaves it as region 'r0' and host 'b' otherwise as 'r0' "
-        "(give both the same devices, order and granularity)",
+        "(give both the same devices, order, granularity and size)",
     ),
     "pool on system RAM": (
         "direct",
@@ -253,7 +254,7 @@ BREACHES = {
     "switch without devices": (
         "direct",
         [("bus: 12, devices: [mem0]", "bus: 12, devices: [mem0], switches: [{name: sw0}]")],
-        "host 'a': switch 'sw0': 0 devices are outside 1 to 16",
+        "host 'a': switch 'sw0': 0 devices and free ports are outside 1 to 16 (list its devices, or say free_ports)",
     ),
     "NUMA nodes without the local figures": (
         "remote-numa",
@@ -280,11 +281,6 @@ BREACHES = {
         [("vcpus: 1", "vcpus: 300")],
         "host 'a': vcpus=300 is outside 1 to 255 (2 suit a small machine)",
     ),
-    "host with nothing to emulate": (
-        "remote-numa",
-        [(find("remote-numa").read_text().partition("    vcpus: 2\n")[2], "")],
-        "host 'a': has neither a device nor a further NUMA node; there is nothing to emulate (attach a device to a bridge)",
-    ),
     "key given twice": (
         "direct",
         [("name: direct", "name: direct\nname: other")],
@@ -294,12 +290,28 @@ BREACHES = {
     "mode that does not exist": (
         "direct",
         [("mode: devdax", "mode: fsdax")],
-        "host 'a': region 'r0': mode='fsdax': input should be 'devdax' or 'system-ram'",
+        "host 'a': region 'r0': mode='fsdax' is none of 'devdax', 'system-ram', 'pmem' (write one)",
     ),
-    "word that YAML takes for false": (
+    "name that is a truth value": (
         "direct",
-        [("name: w0", "name: no")],
-        "host 'a': window number 1: name=False: input should be a valid string",
+        [("name: w0", "name: true")],
+        "host 'a': window number 1: name=true is not text (put it in quotes)",
+    ),
+    "list that is a word": (
+        "direct",
+        [("devices: [mem0], mode", "devices: mem0, mode")],
+        "host 'a': region 'r0': devices='mem0' is not a list (write it in brackets: [a, b])",
+    ),
+    "number in the base of clocks": (
+        "direct",
+        [("bus: 12", "bus: 1:30")],
+        "host 'a': bridge 'cxl0': bus='1:30' is not a whole number (write one, without quotes)",
+    ),
+    "number with a leading zero": (
+        "direct",
+        [("bus: 12", "bus: 012")],
+        "line 11: 012 starts with 0: octal to some readers of YAML, decimal to others "
+        "(write 12, or 0o12 for octal, or '012' for text)",
     ),
 }
 
@@ -348,17 +360,22 @@ def test_more_memory_than_the_machine_has_is_refused_and_just_enough_is_not():
     assert parse(text, machine=Machine(needed, 1)).memory_needed_bytes() == needed
     assert problems_of(text, Machine(needed - 1, 1)) == [
         "topology 'shared-pool': 5368709120 bytes of hosts and devices are more memory than the machine has "
-        "(5368709119; take 256M off some memory or size)"
+        "(5368709119; take 256M off some memory or size, or say sparse: true of a device that will not be written whole)"
     ]
 
 
-def test_a_timing_profile_that_nobody_has_is_refused_and_one_that_exists_or_is_a_file_is_not():
-    text = find("direct").read_text()
-    assert problems_of(text, Machine(64 * GIB, 1, frozenset({"other"}))) == [
-        "device 'mem0': profile='cxl-direct-asic' is no timing profile (known: other; or a path to a .yaml)"
-    ]
-    parse(text, machine=Machine(64 * GIB, 1, frozenset({"cxl-direct-asic"})))
-    parse(text.replace("cxl-direct-asic", "mine.yaml"), machine=Machine(64 * GIB, 1, frozenset()))
+def test_a_sparse_device_asks_no_memory_of_the_machine():
+    text = edited(
+        "direct", ("size: 1G, serial", "size: 256G, sparse: true, serial"), ("size: 4G", "size: 256G"), ("1G\n", "2G\n")
+    )
+    assert parse(text, machine=Machine(2 * GIB, 1)).memory_needed_bytes() == 2 * GIB
+
+
+def test_rules_of_others_who_read_bed_files_are_told_with_ours():
+    text = edited("direct", ("size: 4G", "size: 100M"))
+    found = problems_of(text, Machine(more_rules=(lambda topology: [f"{topology.name}: not my colour"],)))
+    assert found[0].startswith("host 'a': window 'w0': size_bytes=104857600")
+    assert found[-1] == "direct: not my colour"
 
 
 def test_a_host_node_that_the_machine_lacks_is_refused_and_one_it_has_is_not():
