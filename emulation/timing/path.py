@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import ceil
-from typing import TYPE_CHECKING
 
 from emulation.errors import InputError
 from emulation.timing.bed_profiles import profile_of
 from emulation.timing.profile import Bandwidth, Profile, load_profile, read_by_gpu
-
-if TYPE_CHECKING:
-    from qemu_configs.topology import Attachment, Topology
+from qemu_configs.topology import Attachment, Topology
 
 
 @dataclass(frozen=True)
@@ -125,7 +122,7 @@ def default_path(profile: Profile, reader: str = "reader0", host: str = "host0")
     return make_path(profile, reader, [Route(f"{host}.adapter", f"{host}.{name}.port", name) for name in names])
 
 
-def bed_path(topology: "Topology", host: str, devices: Sequence[str], reader: str, read_by: str = "cpu") -> LinkPath:
+def bed_path(topology: Topology, host: str, devices: Sequence[str], reader: str, read_by: str = "cpu") -> LinkPath:
     """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
 
     Links: the host bridge is the adapter, a switch gives one port per device, devices are shared by all hosts that hold
@@ -145,7 +142,7 @@ def bed_path(topology: "Topology", host: str, devices: Sequence[str], reader: st
     return make_path(profile, f"{host}.{reader}", [_route(host, attachments[name]) for name in devices])
 
 
-def _route(host: str, attachment: "Attachment") -> Route:
+def _route(host: str, attachment: Attachment) -> Route:
     switch, name = attachment.switch, attachment.device
     port = None if switch is None else f"{host}.{switch.name}.{name}"
     return Route(f"{host}.{attachment.bridge.name}", port, name)
