@@ -31,6 +31,12 @@ class StoreError(SacError):
     exit_status = 3
 
 
+class GpuError(SacError):
+    """No GPU that can be used, or its driver refused: no device, no memory to register, a kernel that does not compile."""
+
+    exit_status = 3
+
+
 class TraceError(SacError):
     """A trace file that is foreign, torn or damaged, or a top-k that cannot go into one."""
 

@@ -1,0 +1,311 @@
+/* One request's share of a step, by one block: hits, misses, victims, the new order. Moves no rows. */
+#pragma once
+#include "swap.h"
+
+__device__ static inline uint32_t home_of(int32_t token) { return ((uint32_t)token * 2654435769u) >> HASH_SHIFT; }
+
+/* Gives a token its place in the table; of entries that name one token the first stays. Returns the place. */
+__device__ static int insert(Shared *sh, int32_t token, int entry)
+{
+    for (uint32_t place = home_of(token);; place = (place + 1) % HASH) {
+        int32_t other = atomicCAS(&sh->table[place], EMPTY, entry);
+        if (other == EMPTY)
+            return place;
+        if (sh->topk[other] == token) {
+            atomicMin(&sh->table[place], entry);
+            return place;
+        }
+    }
+}
+
+__device__ static int entry_of(const Shared *sh, int32_t token)
+{
+    for (uint32_t place = home_of(token);; place = (place + 1) % HASH) {
+        int32_t entry = sh->table[place];
+        if (entry == EMPTY || sh->topk[entry] == token)
+            return entry;
+    }
+}
+
+/* One thread's share of a step. token, slot: of its positions of the order; entry_token, row: of its entries. */
+struct Share {
+    int32_t token[POSITIONS], slot[POSITIONS];
+    int32_t entry_token[ENTRIES];
+    int64_t row[ENTRIES];
+    Ballot hits[POSITIONS], missing[ENTRIES]; /* of the thread's whole tile */
+};
+
+__device__ static inline int position_of(int p) { return p * THREADS + threadIdx.x; }
+__device__ static inline int tile_of(int p) { return (p * THREADS + threadIdx.x) / WARP; }
+
+__device__ static void load_order(const Swap *s, int r, Share *t)
+{
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++) {
+        int position = position_of(p);
+        int inside = position < CAPACITY;
+        t->token[p] = inside ? s->tokens[(int64_t)r * CAPACITY + position] : EMPTY;
+        t->slot[p] = inside ? s->order[(int64_t)r * CAPACITY + position] : NO_SLOT;
+    }
+}
+
+/* Entries, their rows, and a table that is empty. */
+__device__ static void load_entries(const Swap *s, Shared *sh, int r, int count, int num_tokens, Share *t)
+{
+    for (int i = threadIdx.x; i < HASH; i += THREADS)
+        sh->table[i] = EMPTY;
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        int entry = position_of(e);
+        t->entry_token[e] = entry < TOP_K ? s->topk[(int64_t)r * TOP_K + entry] : EMPTY;
+    }
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        int entry = position_of(e), token = entry < count ? t->entry_token[e] : EMPTY;
+        int placed = token >= 0 && token < num_tokens;
+        t->entry_token[e] = token;
+        t->row[e] = -1;
+        if (placed)
+            t->row[e] = s->pages[(int64_t)r * s->pages_per_request + token / s->page_tokens] + token % s->page_tokens + s->first_row;
+        if (entry < TOP_K) {
+            sh->topk[entry] = token;
+            sh->slot_of_entry[entry] = NO_SLOT;
+        }
+    }
+    if (threadIdx.x == 0) {
+        sh->first_bad = FINE;
+        sh->compulsory = 0;
+    }
+}
+
+/* Every entry into the table, and the first that may not be there into first_bad. */
+__device__ static void enter(Shared *sh, int count, int num_tokens, const Share *t)
+{
+    int places[ENTRIES];
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        int entry = position_of(e);
+        places[e] = -1;
+        if (entry >= count)
+            continue;
+        if (t->entry_token[e] < 0 || t->entry_token[e] >= num_tokens)
+            atomicMin(&sh->first_bad, entry);
+        else
+            places[e] = insert(sh, t->entry_token[e], entry);
+    }
+    __syncthreads();
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++)
+        if (places[e] >= 0 && sh->table[places[e]] != position_of(e))
+            atomicMin(&sh->first_bad, position_of(e));
+}
+
+/* Slots that hold nothing become the oldest of all, in the order of their numbers. */
+__device__ static void leave_direct_path(const Swap *s, Shared *sh, int r, Share *t)
+{
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++) {
+        t->hits[p] = votes(position_of(p) < CAPACITY && t->token[p] != EMPTY);
+        if (lane_of(threadIdx.x) == 0)
+            sh->hit_tiles[tile_of(p)] = ones(t->hits[p]);
+    }
+    __syncthreads();
+    if (threadIdx.x < WARP)
+        sh->num_hits = scan(sh->hit_tiles, POSITION_TILES);
+    __syncthreads();
+    int lane = lane_of(threadIdx.x), num_empty = CAPACITY - sh->num_hits;
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++) {
+        int position = position_of(p), held_before = sh->hit_tiles[tile_of(p)] + ones(t->hits[p] & below(lane));
+        int is_held = t->hits[p] >> lane & 1;
+        int place = is_held ? num_empty + held_before : position - held_before;
+        if (position < CAPACITY) {
+            s->tokens[(int64_t)r * CAPACITY + place] = t->token[p];
+            s->order[(int64_t)r * CAPACITY + place] = position;
+        }
+    }
+    __syncthreads();
+    load_order(s, r, t);
+}
+
+/* Which positions of the order are hit, by tile; and the slot of each entry that one of them holds. */
+__device__ static void find_hits(Shared *sh, Share *t)
+{
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++) {
+        int entry = t->token[p] == EMPTY ? EMPTY : entry_of(sh, t->token[p]);
+        if (entry != EMPTY)
+            sh->slot_of_entry[entry] = t->slot[p];
+        t->hits[p] = votes(entry != EMPTY);
+        if (lane_of(threadIdx.x) == 0)
+            sh->hit_tiles[tile_of(p)] = ones(t->hits[p]);
+    }
+    __syncthreads();
+}
+
+/* Which entries are misses, by tile; the newest token is none. */
+__device__ static void find_misses(const Swap *s, Shared *sh, int count, int newest, Share *t)
+{
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        int entry = position_of(e);
+        int is_miss = entry < count && t->entry_token[e] != newest && sh->slot_of_entry[entry] == NO_SLOT;
+        if (is_miss && (uint64_t)t->row[e] >= (uint64_t)s->num_rows)
+            atomicMin(&sh->first_bad, STATUS_ROW);
+        t->missing[e] = votes(is_miss);
+        if (lane_of(threadIdx.x) == 0)
+            sh->miss_tiles[tile_of(e)] = ones(t->missing[e]);
+    }
+    __syncthreads();
+    if (threadIdx.x < WARP)
+        sh->num_hits = scan(sh->hit_tiles, POSITION_TILES);
+    if (threadIdx.x / WARP == (THREADS > WARP))
+        sh->num_misses = scan(sh->miss_tiles, ENTRY_TILES);
+    __syncthreads();
+}
+
+__device__ static inline int miss_rank(const Shared *sh, const Share *t, int e)
+{
+    return sh->miss_tiles[tile_of(e)] + ones(t->missing[e] & below(lane_of(threadIdx.x)));
+}
+
+/* The victims, and the order without them: unused ones in their old order, room for those filled, hit ones in their old order. */
+__device__ static void renew_order(const Swap *s, Shared *sh, int r, const Share *t)
+{
+    int lane = lane_of(threadIdx.x), num_misses = sh->num_misses, num_unused = CAPACITY - sh->num_hits;
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++) {
+        int position = position_of(p), hit_before = sh->hit_tiles[tile_of(p)] + ones(t->hits[p] & below(lane));
+        int is_hit = t->hits[p] >> lane & 1, unused_before = position - hit_before;
+        if (position >= CAPACITY)
+            continue;
+        if (!is_hit && unused_before < num_misses) {
+            sh->victims[unused_before] = t->slot[p];
+            continue;
+        }
+        int64_t place = (int64_t)r * CAPACITY + (is_hit ? num_unused + hit_before : unused_before - num_misses);
+        s->tokens[place] = t->token[p];
+        s->order[place] = t->slot[p];
+    }
+}
+
+/* Results of the entries, and the list that the gathering blocks follow. */
+__device__ static void give_slots(const Swap *s, Shared *sh, int r, int count, int newest, int direct, const Share *t)
+{
+    int64_t first = (int64_t)r * TOP_K;
+    int first_filled = CAPACITY - sh->num_hits - sh->num_misses;
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        int entry = position_of(e), token = t->entry_token[e];
+        if (!(t->missing[e] >> lane_of(threadIdx.x) & 1))
+            continue;
+        int rank = miss_rank(sh, t, e), slot = direct ? token : sh->victims[rank];
+        s->misses[first + rank] = Miss{(uint32_t)t->row[e], (uint32_t)slot};
+        sh->slot_of_entry[entry] = slot;
+        s->miss_tokens[first + rank] = token;
+        s->victim_slots[first + rank] = slot;
+        int64_t place = (int64_t)r * CAPACITY + (direct ? token : first_filled + rank);
+        s->tokens[place] = token;
+        s->order[place] = slot;
+    }
+    if (direct && newest >= 0 && threadIdx.x == 0)
+        s->tokens[(int64_t)r * CAPACITY + newest] = newest;
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        int entry = position_of(e);
+        if (entry < TOP_K)
+            s->slots[first + entry] = entry >= count ? NO_SLOT
+                                      : t->entry_token[e] == newest ? (direct ? newest : CAPACITY)
+                                                                    : sh->slot_of_entry[entry];
+    }
+}
+
+/* Let the gathering blocks see what this block wrote before. */
+__device__ static void publish(const Swap *s, int r, uint32_t epoch, int num_misses)
+{
+    __syncthreads();
+    if (threadIdx.x == 0)
+        store_release(&s->ready[r], epoch << 16 | (uint32_t)num_misses);
+}
+
+/* Nothing is planned: status says why, and nothing else has changed. */
+__device__ static void refuse(const Swap *s, int r, uint32_t epoch, int status)
+{
+    for (int entry = threadIdx.x; entry < TOP_K; entry += THREADS)
+        s->slots[(int64_t)r * TOP_K + entry] = NO_SLOT;
+    if (threadIdx.x == 0) {
+        s->status[r] = status;
+        s->num_misses[r] = 0;
+    }
+    publish(s, r, epoch, 0);
+}
+
+/* Behind the loads, which need not wait for it: counters, and which tokens never had a slot. */
+__device__ static void count_step(const Swap *s, Shared *sh, int r, int count, int newest, int direct, const Share *t)
+{
+    if (s->seen) {
+        uint32_t *seen = s->seen + r * s->seen_words;
+        UNROLL
+        for (int e = 0; e < ENTRIES; e++) {
+            int token = t->entry_token[e];
+            if (t->missing[e] >> lane_of(threadIdx.x) & 1 && !(atomicOr(&seen[token / 32], 1u << token % 32) >> token % 32 & 1))
+                atomicAdd(&sh->compulsory, 1);
+        }
+        if (direct && newest >= 0 && threadIdx.x == 0)
+            atomicOr(&seen[newest / 32], 1u << newest % 32);
+        __syncthreads();
+    }
+    if (threadIdx.x)
+        return;
+    int64_t *counters = s->counters + (int64_t)r * COUNTERS;
+    counters[STEPS] += 1;
+    counters[HITS] += count - sh->num_misses;
+    counters[MISSES] += sh->num_misses;
+    counters[COMPULSORY] += sh->compulsory;
+}
+
+__device__ static void plan(const Swap *s, Shared *sh, int r)
+{
+    int length = s->lengths[r], count = s->num_topk[r];
+    Held held = s->held[r];
+    uint32_t epoch = (s->ready[r] >> 16) + 1;
+    Share t;
+    int newest = length < 0 ? -1 : length - 1, limit = s->page_tokens * s->pages_per_request;
+    int num_tokens = length < 0 || length > limit ? limit : length;
+    int direct = !held.left_direct_path && length >= 0 && length <= CAPACITY;
+    load_order(s, r, &t);
+    load_entries(s, sh, r, count, num_tokens, &t);
+    __syncthreads();
+    if (length == 0 || count < 0 || count > TOP_K || length > limit || (length > 0 && length < held.length)) {
+        refuse(s, r, epoch, length == 0 ? STATUS_FINE : STATUS_LENGTH);
+        return;
+    }
+    enter(sh, count, num_tokens, &t);
+    __syncthreads();
+    if (sh->first_bad != FINE) {
+        refuse(s, r, epoch, 1 + sh->first_bad);
+        return;
+    }
+    if (!held.left_direct_path && !direct)
+        leave_direct_path(s, sh, r, &t);
+    find_hits(sh, &t);
+    find_misses(s, sh, count, newest, &t);
+    int row_outside = sh->first_bad != FINE;
+    if (threadIdx.x == 0)
+        s->held[r] = Held{held.left_direct_path || !direct, row_outside ? held.length : newest + 1};
+    if (row_outside) {
+        refuse(s, r, epoch, STATUS_ROW);
+        return;
+    }
+    if (!direct)
+        renew_order(s, sh, r, &t);
+    __syncthreads();
+    give_slots(s, sh, r, count, newest, direct, &t);
+    if (threadIdx.x == 0) {
+        s->status[r] = STATUS_FINE;
+        s->num_misses[r] = sh->num_misses;
+    }
+    publish(s, r, epoch, sh->num_misses);
+    count_step(s, sh, r, count, newest, direct, &t);
+}
+
