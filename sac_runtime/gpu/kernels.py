@@ -8,8 +8,83 @@ store. native/swap.cu does the first two in one launch, and needs less time (doc
 import triton
 import triton.language as tl
 
-STATUS_FINE, STATUS_LENGTH, STATUS_ROW = 0, -1, -2  # above 0: 1 + the entry that is outside or named twice
-EMPTY = -1
+EMPTY = tl.constexpr(-1)
+STATUS_FINE = tl.constexpr(0)  # above 0: 1 + the entry that is outside or named twice
+STATUS_LENGTH = tl.constexpr(-1)
+STATUS_ROW = tl.constexpr(-2)
+
+
+@triton.jit
+def named_twice(entry_of_token, token, entries, inside, ENTRIES: tl.constexpr):
+    """Writes each token's entry; where two entries name one token, the later is True."""
+    tl.store(entry_of_token + token, ENTRIES, mask=inside)
+    tl.debug_barrier()
+    tl.atomic_min(entry_of_token + token, entries, mask=inside)
+    tl.debug_barrier()
+    return inside & (tl.load(entry_of_token + token, mask=inside, other=0) != entries)
+
+
+@triton.jit
+def put_empty_first(tokens, order, held_token, positions, real, CAPACITY: tl.constexpr):
+    """The order where the direct path ends: slots that hold nothing are the oldest of all."""
+    is_held = (real & (held_token != EMPTY)).to(tl.int32)
+    held_before = tl.cumsum(is_held, 0) - is_held
+    place = tl.where(is_held == 1, CAPACITY - tl.sum(is_held) + held_before, positions - held_before)
+    tl.debug_barrier()
+    tl.store(tokens + place, held_token, mask=real)
+    tl.store(order + place, positions, mask=real)
+    tl.debug_barrier()
+
+
+@triton.jit
+def slots_of_hits(entry_of_token, topk, slots, count, limit, held_token, slot, entries, asked, works, TOP_K: tl.constexpr):
+    """Which positions are hit; and the slot of each entry, EMPTY without one, by way of `slots`."""
+    known = works & (held_token >= 0) & (held_token < limit)
+    entry = tl.load(entry_of_token + held_token, mask=known, other=EMPTY)
+    known = known & (entry >= 0) & (entry < count)
+    hit = known & (tl.load(topk + entry, mask=known, other=EMPTY) == held_token)
+    tl.store(slots + entries, EMPTY, mask=entries < TOP_K)
+    tl.debug_barrier()
+    tl.store(slots + entry, slot, mask=hit)
+    tl.debug_barrier()
+    return hit, tl.load(slots + entries, mask=asked & (entries < TOP_K), other=EMPTY)
+
+
+@triton.jit
+def renew_order(tokens, order, victims, positions, real, hit, held_token, slot, token, missing, rank, misses, direct, moves, CAPACITY: tl.constexpr):
+    """Unused slots in their old order, those filled, those hit in their old order. Returns the slot of each miss."""
+    is_hit = hit.to(tl.int32)
+    num_hits = tl.sum(is_hit)
+    hit_before = tl.cumsum(is_hit, 0) - is_hit
+    unused_before = positions - hit_before
+    victim = real & (is_hit == 0) & (unused_before < misses) & moves
+    tl.store(victims + unused_before, slot, mask=victim)
+    place = tl.where(hit, CAPACITY - num_hits + hit_before, unused_before - misses)
+    tl.debug_barrier()
+    tl.store(tokens + place, held_token, mask=real & moves & (victim == 0))
+    tl.store(order + place, slot, mask=real & moves & (victim == 0))
+    filled = tl.load(victims + rank, mask=missing & (direct == 0), other=0)
+    filled = tl.where(direct, token, filled)
+    place = tl.where(direct, token, CAPACITY - num_hits - misses + rank)
+    tl.store(tokens + place, token, mask=missing)
+    tl.store(order + place, filled, mask=missing)
+    return filled
+
+
+@triton.jit
+def count_step(counters, seen, token, missing, newest, count, misses, direct, fine, COUNT_COMPULSORY: tl.constexpr):
+    """Counters of a request, and the bits of tokens that have had a slot."""
+    compulsory = misses * 0
+    if COUNT_COMPULSORY:
+        bit = (1 << (token % 32)).to(tl.int32)
+        before = tl.atomic_or(seen + token // 32, bit, mask=missing)
+        compulsory = tl.sum((missing & ((before & bit) == 0)).to(tl.int32))
+        if direct & fine & (newest >= 0):
+            tl.atomic_or(seen + newest // 32, (1 << (newest % 32)).to(tl.int32))
+    sums = tl.arange(0, 4)
+    hits = count - misses
+    more = tl.where(sums == 0, 1, tl.where(sums == 1, hits, tl.where(sums == 2, misses, compulsory)))
+    tl.store(counters + sums, tl.load(counters + sums) + more, mask=fine & (sums >= 0))
 
 
 @triton.jit
@@ -41,126 +116,65 @@ def plan_kernel(
     ENTRIES: tl.constexpr,
     POSITIONS: tl.constexpr,
 ):
-    """One request per program: as plan() of native/plan.h, whose struct Swap says what the arguments are.
+    """One request per program: as plan() of native/plan.h; struct Swap of native/swap.h says what the arguments are.
 
     rows: (R, TOP_K) int64, of each miss. Scratch: entry_of_token (R, PAGES * PAGE_TOKENS), which need never be cleared, since an
     entry counts only where the top-k agrees; victims (R, TOP_K). ENTRIES, POSITIONS: powers of two."""
     request = tl.program_id(0)
-    limit = PAGES * PAGE_TOKENS
-    length = tl.load(lengths + request)
-    count = tl.load(num_topk + request)
-    left_direct = tl.load(held + 2 * request)
-    length_before = tl.load(held + 2 * request + 1)
+    first, limit = request * TOP_K, PAGES * PAGE_TOKENS
+    length, count = tl.load(lengths + request), tl.load(num_topk + request)
+    left_direct, length_before = tl.load(held + 2 * request), tl.load(held + 2 * request + 1)
     newest = tl.where(length < 0, -1, length - 1)
     num_tokens = tl.where((length < 0) | (length > limit), limit, length)
     direct = (left_direct == 0) & (length >= 0) & (length <= CAPACITY)
-    topk += request * TOP_K
     entry_of_token += request.to(tl.int64) * limit
-    entries = tl.arange(0, ENTRIES)
-    asked = entries < count
-    token = tl.load(topk + entries, mask=asked & (entries < TOP_K), other=EMPTY)
-
-    # Each token's entry; of two that name one token only one can find itself there again.
-    inside = asked & (token >= 0) & (token < num_tokens)
-    tl.store(entry_of_token + token, ENTRIES, mask=inside)
-    tl.debug_barrier()
-    tl.atomic_min(entry_of_token + token, entries, mask=inside)
-    tl.debug_barrier()
-    repeated = inside & (tl.load(entry_of_token + token, mask=inside, other=0) != entries)
-    first_bad = tl.min(tl.where((asked & ~inside) | repeated, entries, ENTRIES))
-    lapsed = (count < 0) | (count > TOP_K) | (length > limit) | ((length > 0) & (length < length_before))
-    works = (length != 0) & (first_bad == ENTRIES) & ~lapsed
-
-    # The order, with empty slots first where the direct path ends in this step.
     tokens += request * CAPACITY
     order += request * CAPACITY
-    positions = tl.arange(0, POSITIONS)
-    real = positions < CAPACITY
+    entries, positions = tl.arange(0, ENTRIES), tl.arange(0, POSITIONS)
+    asked, real = entries < count, positions < CAPACITY
+    token = tl.load(topk + first + entries, mask=asked & (entries < TOP_K), other=EMPTY)
+
+    inside = asked & (token >= 0) & (token < num_tokens)
+    repeated = named_twice(entry_of_token, token, entries, inside, ENTRIES)
+    first_bad = tl.min(tl.where((asked & (inside == 0)) | repeated, entries, ENTRIES))
+    lapsed = (count < 0) | (count > TOP_K) | (length > limit) | ((length > 0) & (length < length_before))
+    works = (length != 0) & (first_bad == ENTRIES) & (lapsed == 0)
+
     held_token = tl.load(tokens + positions, mask=real, other=EMPTY)
-    leaves = works & (left_direct == 0) & ~direct
-    if leaves:
-        is_held = (held_token != EMPTY).to(tl.int32)
-        held_before = tl.cumsum(is_held, 0) - is_held
-        place = tl.where(is_held == 1, CAPACITY - tl.sum(is_held) + held_before, positions - held_before)
-        tl.debug_barrier()
-        tl.store(tokens + place, held_token, mask=real)
-        tl.store(order + place, positions, mask=real)
-        tl.debug_barrier()
-        held_token = tl.load(tokens + positions, mask=real, other=EMPTY)
+    if works & (left_direct == 0) & (direct == 0):
+        put_empty_first(tokens, order, held_token, positions, real, CAPACITY)
+    held_token = tl.load(tokens + positions, mask=real, other=EMPTY)
     slot = tl.load(order + positions, mask=real, other=EMPTY)
+    hit, slot_of_entry = slots_of_hits(
+        entry_of_token, topk + first, slots + first, count, limit, held_token, slot, entries, asked, works, TOP_K
+    )
 
-    # Hits: positions whose token is asked for.
-    known = real & (held_token >= 0) & (held_token < limit)
-    entry = tl.load(entry_of_token + held_token, mask=known, other=EMPTY)
-    known = known & (entry >= 0) & (entry < count) & works
-    hit = known & (tl.load(topk + entry, mask=known, other=EMPTY) == held_token)
-    slots += request * TOP_K
-    tl.store(slots + entries, EMPTY, mask=entries < TOP_K)
-    tl.debug_barrier()
-    tl.store(slots + entry, slot, mask=hit)
-    tl.debug_barrier()
-    slot_of_entry = tl.load(slots + entries, mask=asked & (entries < TOP_K), other=EMPTY)
-
-    # Misses, in the order asked, and where their rows lie.
     is_newest = inside & (token == newest)
-    missing = (works & inside & ~is_newest & (slot_of_entry == EMPTY)).to(tl.int32)
-    rank = tl.cumsum(missing, 0) - missing
-    misses = tl.sum(missing)
-    page = tl.load(pages + request * PAGES + token // PAGE_TOKENS, mask=missing == 1, other=0)
-    row = page + token % PAGE_TOKENS + first_row
-    strays = tl.sum(((missing == 1) & ((row < 0) | (row >= num_rows))).to(tl.int32))
+    missing = works & inside & (is_newest == 0) & (slot_of_entry == EMPTY)
+    row = tl.load(pages + request * PAGES + token // PAGE_TOKENS, mask=missing, other=0) + token % PAGE_TOKENS + first_row
+    strays = tl.sum((missing & ((row < 0) | (row >= num_rows))).to(tl.int32))
     fine = works & (strays == 0)
-    missing = tl.where(fine, missing, 0)
-    misses = tl.where(fine, misses, 0)
-
-    # Victims, and the order: unused in their old order, filled, hit in their old order.
-    is_hit = hit.to(tl.int32)
-    num_hits = tl.sum(is_hit)
-    hit_before = tl.cumsum(is_hit, 0) - is_hit
-    unused_before = positions - hit_before
-    moves = fine & ~direct
-    victim = real & ~hit & (unused_before < misses) & moves
-    victims += request * TOP_K
-    tl.store(victims + unused_before, slot, mask=victim)
-    place = tl.where(hit, CAPACITY - num_hits + hit_before, unused_before - misses)
-    tl.debug_barrier()
-    tl.store(tokens + place, held_token, mask=real & ~victim & moves)
-    tl.store(order + place, slot, mask=real & ~victim & moves)
-    filled = tl.load(victims + rank, mask=(missing == 1) & ~direct, other=0)
-    filled = tl.where(direct, token, filled)
-    place = tl.where(direct, token, CAPACITY - num_hits - misses + rank)
-    tl.store(tokens + place, token, mask=missing == 1)
-    tl.store(order + place, filled, mask=missing == 1)
+    missing = missing & fine
+    misses = tl.sum(missing.to(tl.int32))
+    rank = tl.cumsum(missing.to(tl.int32), 0) - 1
+    filled = renew_order(
+        tokens, order, victims + first, positions, real, hit, held_token, slot, token, missing, rank, misses, direct,
+        fine & (direct == 0), CAPACITY,
+    )  # fmt: skip
     tl.store(tokens + newest, newest, mask=fine & direct & (newest >= 0))
 
-    # Results.
-    result = tl.where(is_newest, tl.where(direct, newest, CAPACITY), tl.where(missing == 1, filled, slot_of_entry))
-    tl.debug_barrier()
-    tl.store(slots + entries, tl.where(fine & asked, result, EMPTY), mask=entries < TOP_K)
-    first = request * TOP_K
-    tl.store(miss_tokens + first + rank, token, mask=missing == 1)
-    tl.store(victim_slots + first + rank, filled, mask=missing == 1)
-    tl.store(rows + first + rank, row, mask=missing == 1)
+    result = tl.where(is_newest, tl.where(direct, newest, CAPACITY), tl.where(missing, filled, slot_of_entry))
+    tl.store(slots + first + entries, tl.where(fine & asked, result, EMPTY), mask=entries < TOP_K)
+    tl.store(miss_tokens + first + rank, token, mask=missing)
+    tl.store(victim_slots + first + rank, filled, mask=missing)
+    tl.store(rows + first + rank, row, mask=missing)
     tl.store(num_misses + request, misses)
-    refused = tl.where(lapsed, STATUS_LENGTH, tl.where(first_bad < ENTRIES, 1 + first_bad, tl.where(strays > 0, STATUS_ROW, STATUS_FINE)))
-    tl.store(status + request, tl.where(length == 0, STATUS_FINE, refused))
-    tl.store(held + 2 * request, ((left_direct != 0) | ~direct).to(tl.int32), mask=works)
+    refused = tl.where(first_bad < ENTRIES, 1 + first_bad, tl.where(strays > 0, STATUS_ROW, STATUS_FINE))
+    tl.store(status + request, tl.where(length == 0, STATUS_FINE, tl.where(lapsed, STATUS_LENGTH, refused)))
+    tl.store(held + 2 * request, ((left_direct != 0) | (direct == 0)).to(tl.int32), mask=works)
     tl.store(held + 2 * request + 1, newest + 1, mask=fine)
-
-    # Counters, and which tokens never had a slot.
-    compulsory = 0
-    if COUNT_COMPULSORY:
-        words = (limit + 31) // 32
-        seen += request.to(tl.int64) * words
-        bit = (1 << (token % 32)).to(tl.int32)
-        before = tl.atomic_or(seen + token // 32, bit, mask=missing == 1)
-        compulsory = tl.sum(((missing == 1) & ((before & bit) == 0)).to(tl.int32))
-        if direct & fine & (newest >= 0):
-            tl.atomic_or(seen + newest // 32, (1 << (newest % 32)).to(tl.int32))
-    counters += 4 * request
-    sums = tl.arange(0, 4)
-    more = tl.where(sums == 0, 1, tl.where(sums == 1, count - misses, tl.where(sums == 2, misses, compulsory)))
-    tl.store(counters + sums, tl.load(counters + sums) + more, mask=fine & (sums >= 0))
+    words = request.to(tl.int64) * ((limit + 31) // 32)
+    count_step(counters + 4 * request, seen + words, token, missing, newest, count, misses, direct, fine, COUNT_COMPULSORY)
 
 
 @triton.jit

@@ -65,6 +65,7 @@ class RegisteredStore:
 def _register(store: MappedStore) -> int:
     """Returns the device's address of the mapping. A device node whose memory has no pages is registered as I/O memory."""
     flags = PORTABLE | DEVICE_MAP
+    torch.cuda.synchronize()  # makes torch's context current in this thread
     try:
         call("cuMemHostRegister_v2", store.address, store.size_bytes, flags)
     except GpuError:

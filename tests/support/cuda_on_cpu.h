@@ -12,8 +12,8 @@
 #define __shfl_sync(mask, value, lane) (value)
 #define __shfl_up_sync(mask, value, distance) (value)
 #define UNROLL
-#define SHARED_MEMORY(name) \
-    static Shared shared;   \
+#define SHARED_MEMORY(name)                                                                                                    \
+    static Shared shared;                                                                                                      \
     Shared *name = &shared
 
 enum { WARP = 1 };
@@ -72,11 +72,11 @@ struct Swap;
 extern "C" void swap_in(const Swap s);
 
 /* A launch of `blocks` blocks. argument: a Swap. */
-#define LAUNCH_ON_CPU                                           \
-    extern "C" void launch(const Swap *argument, int blocks)    \
-    {                                                           \
-        gridDim.x = blocks;                                     \
-        for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) \
-            swap_in(*argument);                                 \
-    }                                                           \
+#define LAUNCH_ON_CPU                                                                                                          \
+    extern "C" void launch(const Swap *argument, int blocks)                                                                   \
+    {                                                                                                                          \
+        gridDim.x = blocks;                                                                                                    \
+        for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++)                                                                \
+            swap_in(*argument);                                                                                                \
+    }                                                                                                                          \
     extern "C" int argument_bytes(void) { return sizeof(Swap); }

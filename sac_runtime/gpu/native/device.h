@@ -39,20 +39,18 @@ __device__ static inline void store_release(uint32_t *word, uint32_t value)
 __device__ static inline Chunk16 load_once(const Chunk16 *from)
 {
     Chunk16 v;
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from));
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from));
     return v;
 }
 __device__ static inline Chunk8 load_once(const Chunk8 *from) { return __ldcs(from); }
 __device__ static inline Chunk4 load_once(const Chunk4 *from) { return __ldcs(from); }
 #define UNROLL _Pragma("unroll")
-#define SHARED_MEMORY(name)                        \
-    extern __shared__ unsigned char shared_bytes[]; \
+#define SHARED_MEMORY(name)                                                                                                    \
+    extern __shared__ unsigned char shared_bytes[];                                                                            \
     Shared *name = (Shared *)shared_bytes
 #endif
-#define CHUNK_OF(bytes) CHUNK_OF_(bytes)
-#define CHUNK_OF_(bytes) Chunk##bytes
-typedef CHUNK_OF(CHUNK) Chunk;
-
 __device__ static inline Ballot below(int lane) { return ((Ballot)1 << lane) - 1; }
 
 /* Numbers of one warp become sums of those before them. Returns their total to every lane. */
@@ -74,4 +72,3 @@ __device__ static int scan(int32_t *numbers, int n)
     }
     return __shfl_sync(~0u, through, WARP - 1);
 }
-

@@ -1,13 +1,7 @@
-/* Loading what the planning blocks list, by a few warps that walk request after request; and pacing. Knows no rule of a buffer. */
+/* Loading what the planning blocks list, by a few warps that walk request after request. Knows no rule of a buffer. */
 #pragma once
+#include "copy.h"
 #include "swap.h"
-
-/* Waits until a moment of the global timer. */
-__device__ static inline void wait_until(int64_t due_ns)
-{
-    while (now_ns() < due_ns)
-        ;
-}
 
 /* Misses of up to a warp's width of requests: how many each has, and which number its first has. */
 struct Group {
@@ -31,12 +25,7 @@ __device__ static Group wait_for_group(const Swap *s, int first, uint32_t epoch)
     return Group{first, included - count, included, __shfl_sync(~0u, included, WARP - 1)};
 }
 
-/* The i-th miss of a group as an address in the pool and one in the buffer; null for none. */
-struct Move {
-    const Chunk *from;
-    Chunk *to;
-};
-
+/* The i-th miss of a group, or none. */
 __device__ static Move move_of(const Swap *s, const Group *g, int i)
 {
     if (i >= g->total) /* the same in every lane of the warp */
@@ -45,34 +34,7 @@ __device__ static Move move_of(const Swap *s, const Group *g, int i)
     int r = g->first_request + lane;
     Miss miss = s->misses[(int64_t)r * TOP_K + i - __shfl_sync(~0u, g->excluded, lane)];
     return Move{(const Chunk *)s->pool + (int64_t)miss.row * STRIDE_CHUNKS,
-                         (Chunk *)s->buffer + ((int64_t)r * (CAPACITY + 1) + miss.slot) * ROW_CHUNKS};
-}
-
-/* ROWS rows on their way through one warp. */
-struct Rows {
-    Chunk chunks[ROWS][ROW_LOADS];
-};
-
-__device__ static inline void load_rows(const Move *moves, Rows *rows)
-{
-    int lane = lane_of(threadIdx.x);
-    UNROLL
-    for (int row = 0; row < ROWS; row++)
-        UNROLL
-        for (int i = 0; i < ROW_LOADS; i++)
-            if (moves[row].from && i * WARP + lane < ROW_CHUNKS)
-                rows->chunks[row][i] = load_once(moves[row].from + i * WARP + lane);
-}
-
-__device__ static inline void store_rows(const Move *moves, const Rows *rows)
-{
-    int lane = lane_of(threadIdx.x);
-    UNROLL
-    for (int row = 0; row < ROWS; row++)
-        UNROLL
-        for (int i = 0; i < ROW_LOADS; i++)
-            if (moves[row].from && i * WARP + lane < ROW_CHUNKS)
-                moves[row].to[i * WARP + lane] = rows->chunks[row][i];
+                (Chunk *)s->buffer + ((int64_t)r * (CAPACITY + 1) + miss.slot) * ROW_CHUNKS};
 }
 
 __device__ static inline void moves_of(const Swap *s, const Group *g, int i, int num_warps, Move *moves)
@@ -80,13 +42,6 @@ __device__ static inline void moves_of(const Swap *s, const Group *g, int i, int
     UNROLL
     for (int row = 0; row < ROWS; row++)
         moves[row] = move_of(s, g, i + row * num_warps);
-}
-
-/* The last of the ROWS misses that a warp moves at once, as a number within the group. */
-__device__ static inline int last_of(int i, int total, int num_warps)
-{
-    int rows = (total - 1 - i) / num_warps;
-    return i + (rows < ROWS ? rows : ROWS - 1) * num_warps;
 }
 
 __device__ static void gather(const Swap *s, int block, int num_blocks)
@@ -120,4 +75,3 @@ __device__ static void gather(const Swap *s, int block, int num_blocks)
     if (lane_of(threadIdx.x) == 0)
         s->epochs[warp] = epoch;
 }
-

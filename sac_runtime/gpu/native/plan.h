@@ -66,7 +66,8 @@ __device__ static void load_entries(const Swap *s, Shared *sh, int r, int count,
         t->entry_token[e] = token;
         t->row[e] = -1;
         if (placed)
-            t->row[e] = s->pages[(int64_t)r * s->pages_per_request + token / s->page_tokens] + token % s->page_tokens + s->first_row;
+            t->row[e] =
+                s->pages[(int64_t)r * s->pages_per_request + token / s->page_tokens] + token % s->page_tokens + s->first_row;
         if (entry < TOP_K) {
             sh->topk[entry] = token;
             sh->slot_of_entry[entry] = NO_SLOT;
@@ -169,54 +170,93 @@ __device__ static inline int miss_rank(const Shared *sh, const Share *t, int e)
     return sh->miss_tiles[tile_of(e)] + ones(t->missing[e] & below(lane_of(threadIdx.x)));
 }
 
-/* The victims, and the order without them: unused ones in their old order, room for those filled, hit ones in their old order. */
-__device__ static void renew_order(const Swap *s, Shared *sh, int r, const Share *t)
+__device__ static inline int is_missing(const Share *t, int e) { return t->missing[e] >> lane_of(threadIdx.x) & 1; }
+
+__device__ static inline int hits_before(const Shared *sh, const Share *t, int p)
 {
-    int lane = lane_of(threadIdx.x), num_misses = sh->num_misses, num_unused = CAPACITY - sh->num_hits;
+    return sh->hit_tiles[tile_of(p)] + ones(t->hits[p] & below(lane_of(threadIdx.x)));
+}
+
+__device__ static inline int is_hit(const Share *t, int p) { return t->hits[p] >> lane_of(threadIdx.x) & 1; }
+
+/* The least recently used slots that are no hits, one for each miss. */
+__device__ static void find_victims(Shared *sh, const Share *t)
+{
     UNROLL
     for (int p = 0; p < POSITIONS; p++) {
-        int position = position_of(p), hit_before = sh->hit_tiles[tile_of(p)] + ones(t->hits[p] & below(lane));
-        int is_hit = t->hits[p] >> lane & 1, unused_before = position - hit_before;
-        if (position >= CAPACITY)
-            continue;
-        if (!is_hit && unused_before < num_misses) {
+        int unused_before = position_of(p) - hits_before(sh, t, p);
+        if (position_of(p) < CAPACITY && !is_hit(t, p) && unused_before < sh->num_misses)
             sh->victims[unused_before] = t->slot[p];
+    }
+    __syncthreads();
+}
+
+/* What the gathering blocks follow, and the slots of the entries that are misses. */
+__device__ static void list_misses(const Swap *s, Shared *sh, int r, int direct, const Share *t)
+{
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        if (!is_missing(t, e))
             continue;
-        }
-        int64_t place = (int64_t)r * CAPACITY + (is_hit ? num_unused + hit_before : unused_before - num_misses);
-        s->tokens[place] = t->token[p];
-        s->order[place] = t->slot[p];
+        int rank = miss_rank(sh, t, e), slot = direct ? t->entry_token[e] : sh->victims[rank];
+        s->misses[(int64_t)r * TOP_K + rank] = Miss{(uint32_t)t->row[e], (uint32_t)slot};
+        sh->slot_of_entry[position_of(e)] = slot;
     }
 }
 
-/* Results of the entries, and the list that the gathering blocks follow. */
-__device__ static void give_slots(const Swap *s, Shared *sh, int r, int count, int newest, int direct, const Share *t)
+/* Unused slots in their old order, those filled in the order they were, those hit in their old order. */
+__device__ static void renew_order(const Swap *s, Shared *sh, int r, const Share *t)
+{
+    int64_t first = (int64_t)r * CAPACITY;
+    int num_misses = sh->num_misses, num_unused = CAPACITY - sh->num_hits;
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++) {
+        int before = hits_before(sh, t, p), unused_before = position_of(p) - before;
+        int place = is_hit(t, p) ? num_unused + before : unused_before - num_misses;
+        if (position_of(p) < CAPACITY && place >= 0) {
+            s->tokens[first + place] = t->token[p];
+            s->order[first + place] = t->slot[p];
+        }
+    }
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++)
+        if (is_missing(t, e)) {
+            int place = num_unused - num_misses + miss_rank(sh, t, e);
+            s->tokens[first + place] = t->entry_token[e];
+            s->order[first + place] = sh->slot_of_entry[position_of(e)];
+        }
+}
+
+/* On the direct path a slot's position is its number, and the newest token gets one as well. */
+__device__ static void fill_slots(const Swap *s, int r, int newest, const Share *t)
+{
+    int32_t *tokens = s->tokens + (int64_t)r * CAPACITY;
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++)
+        if (is_missing(t, e))
+            tokens[t->entry_token[e]] = t->entry_token[e];
+    if (newest >= 0 && threadIdx.x == 0)
+        tokens[newest] = newest;
+}
+
+/* Results, for whoever comes after this launch. */
+__device__ static void give_slots(const Swap *s, const Shared *sh, int r, int count, int newest, int newest_slot,
+                                  const Share *t)
 {
     int64_t first = (int64_t)r * TOP_K;
-    int first_filled = CAPACITY - sh->num_hits - sh->num_misses;
     UNROLL
     for (int e = 0; e < ENTRIES; e++) {
-        int entry = position_of(e), token = t->entry_token[e];
-        if (!(t->missing[e] >> lane_of(threadIdx.x) & 1))
-            continue;
-        int rank = miss_rank(sh, t, e), slot = direct ? token : sh->victims[rank];
-        s->misses[first + rank] = Miss{(uint32_t)t->row[e], (uint32_t)slot};
-        sh->slot_of_entry[entry] = slot;
-        s->miss_tokens[first + rank] = token;
-        s->victim_slots[first + rank] = slot;
-        int64_t place = (int64_t)r * CAPACITY + (direct ? token : first_filled + rank);
-        s->tokens[place] = token;
-        s->order[place] = slot;
-    }
-    if (direct && newest >= 0 && threadIdx.x == 0)
-        s->tokens[(int64_t)r * CAPACITY + newest] = newest;
-    UNROLL
-    for (int e = 0; e < ENTRIES; e++) {
-        int entry = position_of(e);
+        int entry = position_of(e), is_newest = t->entry_token[e] == newest;
+        if (is_missing(t, e)) {
+            s->miss_tokens[first + miss_rank(sh, t, e)] = t->entry_token[e];
+            s->victim_slots[first + miss_rank(sh, t, e)] = sh->slot_of_entry[entry];
+        }
         if (entry < TOP_K)
-            s->slots[first + entry] = entry >= count ? NO_SLOT
-                                      : t->entry_token[e] == newest ? (direct ? newest : CAPACITY)
-                                                                    : sh->slot_of_entry[entry];
+            s->slots[first + entry] = entry >= count ? NO_SLOT : is_newest ? newest_slot : sh->slot_of_entry[entry];
+    }
+    if (threadIdx.x == 0) {
+        s->status[r] = STATUS_FINE;
+        s->num_misses[r] = sh->num_misses;
     }
 }
 
@@ -248,7 +288,7 @@ __device__ static void count_step(const Swap *s, Shared *sh, int r, int count, i
         UNROLL
         for (int e = 0; e < ENTRIES; e++) {
             int token = t->entry_token[e];
-            if (t->missing[e] >> lane_of(threadIdx.x) & 1 && !(atomicOr(&seen[token / 32], 1u << token % 32) >> token % 32 & 1))
+            if (is_missing(t, e) && !(atomicOr(&seen[token / 32], 1u << token % 32) >> token % 32 & 1))
                 atomicAdd(&sh->compulsory, 1);
         }
         if (direct && newest >= 0 && threadIdx.x == 0)
@@ -257,11 +297,13 @@ __device__ static void count_step(const Swap *s, Shared *sh, int r, int count, i
     }
     if (threadIdx.x)
         return;
-    int64_t *counters = s->counters + (int64_t)r * COUNTERS;
-    counters[STEPS] += 1;
-    counters[HITS] += count - sh->num_misses;
-    counters[MISSES] += sh->num_misses;
-    counters[COMPULSORY] += sh->compulsory;
+    uint64_t *counters =
+        (uint64_t *)s->counters + (int64_t)r * COUNTERS; /* added to without a wait: nobody else does meanwhile */
+    atomicAdd(&counters[STEPS], 1);
+    atomicAdd(&counters[HITS], count - sh->num_misses);
+    atomicAdd(&counters[MISSES], sh->num_misses);
+    if (s->seen)
+        atomicAdd(&counters[COMPULSORY], sh->compulsory);
 }
 
 __device__ static void plan(const Swap *s, Shared *sh, int r)
@@ -290,22 +332,22 @@ __device__ static void plan(const Swap *s, Shared *sh, int r)
         leave_direct_path(s, sh, r, &t);
     find_hits(sh, &t);
     find_misses(s, sh, count, newest, &t);
-    int row_outside = sh->first_bad != FINE;
-    if (threadIdx.x == 0)
-        s->held[r] = Held{held.left_direct_path || !direct, row_outside ? held.length : newest + 1};
-    if (row_outside) {
+    if (sh->first_bad != FINE) {
+        if (threadIdx.x == 0)
+            s->held[r] = Held{held.left_direct_path || !direct, held.length};
         refuse(s, r, epoch, STATUS_ROW);
         return;
     }
-    if (!direct)
-        renew_order(s, sh, r, &t);
-    __syncthreads();
-    give_slots(s, sh, r, count, newest, direct, &t);
-    if (threadIdx.x == 0) {
-        s->status[r] = STATUS_FINE;
-        s->num_misses[r] = sh->num_misses;
-    }
+    if (!direct && sh->num_misses)
+        find_victims(sh, &t);
+    list_misses(s, sh, r, direct, &t);
     publish(s, r, epoch, sh->num_misses);
+    if (threadIdx.x == 0)
+        s->held[r] = Held{held.left_direct_path || !direct, newest + 1};
+    if (direct)
+        fill_slots(s, r, newest, &t);
+    else
+        renew_order(s, sh, r, &t);
+    give_slots(s, sh, r, count, newest, direct ? newest : CAPACITY, &t);
     count_step(s, sh, r, count, newest, direct, &t);
 }
-

@@ -7,7 +7,6 @@ enum {
     ENTRIES = (TOP_K + THREADS - 1) / THREADS,      /* of the top-k, per thread */
     POSITION_TILES = POSITIONS * THREADS / WARP,
     ENTRY_TILES = ENTRIES * THREADS / WARP,
-    ROW_LOADS = (ROW_CHUNKS + WARP - 1) / WARP, /* per lane and row */
 };
 enum { EMPTY = -1, NO_SLOT = -1, FINE = 0x7fffffff };
 enum { STATUS_FINE = 0, STATUS_LENGTH = -1, STATUS_ROW = -2 }; /* above 0: 1 + the entry that is outside or named twice */
@@ -57,4 +56,3 @@ struct Shared {
     int32_t hit_tiles[POSITION_TILES], miss_tiles[ENTRY_TILES];
     int32_t num_hits, num_misses, first_bad, compulsory;
 };
-
