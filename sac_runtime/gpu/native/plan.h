@@ -297,13 +297,14 @@ __device__ static void count_step(const Swap *s, Shared *sh, int r, int count, i
     }
     if (threadIdx.x)
         return;
-    uint64_t *counters =
-        (uint64_t *)s->counters + (int64_t)r * COUNTERS; /* added to without a wait: nobody else does meanwhile */
-    atomicAdd(&counters[STEPS], 1);
-    atomicAdd(&counters[HITS], count - sh->num_misses);
-    atomicAdd(&counters[MISSES], sh->num_misses);
+    /* Added to without waiting for what was there; nobody else does meanwhile. */
+    unsigned long long *counters = (unsigned long long *)s->counters + (int64_t)r * COUNTERS;
+    unsigned long long misses = sh->num_misses, hits = count - misses, compulsory = sh->compulsory;
+    atomicAdd(&counters[STEPS], 1ull);
+    atomicAdd(&counters[HITS], hits);
+    atomicAdd(&counters[MISSES], misses);
     if (s->seen)
-        atomicAdd(&counters[COMPULSORY], sh->compulsory);
+        atomicAdd(&counters[COMPULSORY], compulsory);
 }
 
 __device__ static void plan(const Swap *s, Shared *sh, int r)
