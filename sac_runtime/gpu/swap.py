@@ -239,9 +239,9 @@ def _require_room(blocks: int, warps: int, threads: int, device: torch.device) -
 
 
 def swap_defines(top_k: int, capacity: int, layout: KvLayout, rows_in_flight: int, threads: int) -> list[tuple[str, int]]:
-    """What native/swap.cu is compiled with. Its table of entries is at most a quarter full."""
+    """What native/swap.cu is compiled with. Homes of entries are eight times as many as entries, so that few overflow."""
     chunk = next(size for size in (16, 8, WORD_BYTES) if layout.row_bytes % size == layout.stride_bytes % size == 0)
-    hash_bits = max(5, (4 * top_k - 1).bit_length())
+    entry_bits = max(3, (top_k - 1).bit_length())
     return [
         ("THREADS", threads),
         ("TOP_K", top_k),
@@ -250,8 +250,8 @@ def swap_defines(top_k: int, capacity: int, layout: KvLayout, rows_in_flight: in
         ("ROW_CHUNKS", layout.row_bytes // chunk),
         ("STRIDE_CHUNKS", layout.stride_bytes // chunk),
         ("ROWS", rows_in_flight),
-        ("HASH", 1 << hash_bits),
-        ("HASH_SHIFT", 32 - hash_bits),
+        ("HOME_BITS", entry_bits + 3),
+        ("OVERFLOW_BITS", entry_bits + 1),
     ]
 
 
@@ -261,10 +261,10 @@ def swap_kernel(top_k: int, capacity: int, layout: KvLayout, rows_in_flight: int
     defines = swap_defines(top_k, capacity, layout, rows_in_flight, threads)
     major, minor = torch.cuda.get_device_capability()
     image = compile_cubin(FOLDER / "swap.cu", defines, f"sm_{major}{minor}")
-    return Kernel(image, "swap_in", shared_bytes(top_k, capacity, dict(defines)["HASH"], threads))
+    return Kernel(image, "swap_in", shared_bytes(top_k, capacity, dict(defines), threads))
 
 
-def shared_bytes(top_k: int, capacity: int, hash_size: int, threads: int, warp: int = 32) -> int:
+def shared_bytes(top_k: int, capacity: int, defines: dict[str, int], threads: int, warp: int = 32) -> int:
     """Size of `struct Shared` of native/swap.h."""
     tiles = (-(-capacity // threads) + -(-top_k // threads)) * threads // warp
-    return 4 * (hash_size + 3 * top_k + tiles + 4)
+    return 2 * (1 << defines["HOME_BITS"]) + 4 * ((1 << defines["OVERFLOW_BITS"]) + 3 * top_k + tiles + 5)

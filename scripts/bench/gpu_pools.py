@@ -75,14 +75,18 @@ def expected_rows(layout: KvLayout, rows: torch.Tensor) -> torch.Tensor:
 class BenchBatch:
     """A batch in steady state, of which every replay asks for other rows, with a given number of misses per request and layer.
 
-    In each layer the buffers hold random tokens in random order of use; begin() draws the next top-k."""
+    In each layer the buffers hold random tokens in random order of use. begin() draws the next top-k; without `fresh` it restores what
+    was held before, and every replay asks for the same rows."""
 
-    def __init__(self, pool: BenchPool, num_requests: int, misses: int, capacity: int = 2 * DEEPSEEK_TOP_K) -> None:
+    def __init__(
+        self, pool: BenchPool, num_requests: int, misses: int, capacity: int = 2 * DEEPSEEK_TOP_K, fresh: bool = True
+    ) -> None:
         shape = BatchShape(
             pool.num_layers, num_requests, DEEPSEEK_TOP_K, capacity, CONTEXT_TOKENS, pool.page_tokens, count_compulsory=False
         )
         self.pool = pool
         self.misses = misses
+        self.fresh = fresh
         self.buffers = BatchBuffers(shape, pool.store.layout, DEVICE)
         self.buffers.pages.copy_(pool.pages(num_requests))
         self.buffers.held[..., 0] = 1
@@ -92,6 +96,9 @@ class BenchBatch:
         self.counts = torch.full((num_requests,), DEEPSEEK_TOP_K, dtype=torch.int32, device=DEVICE)
         self.lengths = torch.full((num_requests,), CONTEXT_TOKENS, dtype=torch.int32, device=DEVICE)
         self._fill()
+        for layer in range(pool.num_layers):
+            self.topk[layer] = self._draw(layer)
+        self._saved = self.buffers.tokens.clone(), self.buffers.order.clone()
         self._flushed = torch.empty(192 << 20, dtype=torch.uint8, device=DEVICE)
 
     def first_row(self, layer: int) -> int:
@@ -103,9 +110,13 @@ class BenchBatch:
         return pages + tokens % page_tokens + self.first_row(layer)
 
     def begin(self) -> None:
-        """Another top-k in every layer, and an L2 that holds nothing of it."""
-        for layer in range(self.pool.num_layers):
-            self.topk[layer] = self._draw(layer)
+        """Another top-k in every layer, or the state of before; and an L2 that holds nothing of it."""
+        if self.fresh:
+            for layer in range(self.pool.num_layers):
+                self.topk[layer] = self._draw(layer)
+        else:
+            self.buffers.tokens.copy_(self._saved[0])
+            self.buffers.order.copy_(self._saved[1])
         self._flushed.random_()
 
     def require_right_rows(self) -> None:

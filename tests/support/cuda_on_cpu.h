@@ -36,6 +36,9 @@ static inline uint32_t load_acquire(const uint32_t *word) { return *word; }
 static inline void store_release(uint32_t *word, uint32_t value) { *word = value; }
 template <typename T> static inline T load_once(const T *from) { return *from; }
 
+static inline Chunk16 all_ones() { return Chunk16{{~UINT64_C(0), ~UINT64_C(0)}}; }
+static inline void prefetch(const void *) {}
+
 static inline int64_t now_ns(void)
 {
     timespec now;

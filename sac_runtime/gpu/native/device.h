@@ -5,6 +5,7 @@
 #else
 #ifdef __CUDACC_RTC__
 typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
 typedef unsigned int uint32_t;
 typedef unsigned long long uint64_t;
 typedef int int32_t;
@@ -46,6 +47,8 @@ __device__ static inline Chunk16 load_once(const Chunk16 *from)
 }
 __device__ static inline Chunk8 load_once(const Chunk8 *from) { return __ldcs(from); }
 __device__ static inline Chunk4 load_once(const Chunk4 *from) { return __ldcs(from); }
+__device__ static inline Chunk16 all_ones() { return Chunk16{~0u, ~0u, ~0u, ~0u}; }
+__device__ static inline void prefetch(const void *line) { asm volatile("prefetch.global.L2 [%0];" : : "l"(line)); }
 #define UNROLL _Pragma("unroll")
 #define SHARED_MEMORY(name)                                                                                                    \
     extern __shared__ unsigned char shared_bytes[];                                                                            \

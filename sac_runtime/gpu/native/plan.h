@@ -2,29 +2,23 @@
 #pragma once
 #include "swap.h"
 
-__device__ static inline uint32_t home_of(int32_t token) { return ((uint32_t)token * 2654435769u) >> HASH_SHIFT; }
+/* Where a token's entry stands: at its home, written without atomics, where the last writer stays; in the overflow table, by
+ * atomics and open addressing, if another token's entry stayed there. Few do, since homes are eight times as many as entries. */
+__device__ static inline uint32_t home_of(int32_t token) { return ((uint32_t)token * 2654435769u) >> (32 - HOME_BITS); }
+__device__ static inline uint32_t overflow_of(int32_t token) { return ((uint32_t)token * 2246822519u) >> (32 - OVERFLOW_BITS); }
 
-/* Gives a token its place in the table; of entries that name one token the first stays. Returns the place. */
-__device__ static int insert(Shared *sh, int32_t token, int entry)
+__device__ static void overflow(Shared *sh, int32_t token, int entry)
 {
-    for (uint32_t place = home_of(token);; place = (place + 1) % HASH) {
-        int32_t other = atomicCAS(&sh->table[place], EMPTY, entry);
-        if (other == EMPTY)
-            return place;
-        if (sh->topk[other] == token) {
-            atomicMin(&sh->table[place], entry);
-            return place;
-        }
-    }
+    uint32_t place = overflow_of(token);
+    while (atomicCAS(&sh->overflow[place], EMPTY, entry) != EMPTY)
+        place = (place + 1) % OVERFLOW;
 }
 
-__device__ static int entry_of(const Shared *sh, int32_t token)
+__device__ static int overflow_entry(const Shared *sh, int32_t token)
 {
-    for (uint32_t place = home_of(token);; place = (place + 1) % HASH) {
-        int32_t entry = sh->table[place];
-        if (entry == EMPTY || sh->topk[entry] == token)
-            return entry;
-    }
+    for (uint32_t place = overflow_of(token);; place = (place + 1) % OVERFLOW)
+        if (sh->overflow[place] == EMPTY || sh->topk[sh->overflow[place]] == token)
+            return sh->overflow[place];
 }
 
 /* One thread's share of a step. token, slot: of its positions of the order; entry_token, row: of its entries. */
@@ -49,11 +43,15 @@ __device__ static void load_order(const Swap *s, int r, Share *t)
     }
 }
 
-/* Entries, their rows, and a table that is empty. */
-__device__ static void load_entries(const Swap *s, Shared *sh, int r, int count, int num_tokens, Share *t)
+/* Entries into shared memory, tables that are empty, and the page table on its way to the L2. */
+__device__ static void load_entries(const Swap *s, Shared *sh, int r, int count, Share *t)
 {
-    for (int i = threadIdx.x; i < HASH; i += THREADS)
-        sh->table[i] = EMPTY;
+    for (int i = threadIdx.x; i < (int)(sizeof sh->home / 16); i += THREADS)
+        ((Chunk16 *)sh->home)[i] = all_ones();
+    for (int i = threadIdx.x; i < (int)(sizeof sh->overflow / 16); i += THREADS)
+        ((Chunk16 *)sh->overflow)[i] = all_ones();
+    for (int i = threadIdx.x * 16; i < s->pages_per_request; i += THREADS * 16)
+        prefetch(s->pages + (int64_t)r * s->pages_per_request + i);
     UNROLL
     for (int e = 0; e < ENTRIES; e++) {
         int entry = position_of(e);
@@ -61,44 +59,56 @@ __device__ static void load_entries(const Swap *s, Shared *sh, int r, int count,
     }
     UNROLL
     for (int e = 0; e < ENTRIES; e++) {
-        int entry = position_of(e), token = entry < count ? t->entry_token[e] : EMPTY;
-        int placed = token >= 0 && token < num_tokens;
-        t->entry_token[e] = token;
-        t->row[e] = -1;
-        if (placed)
-            t->row[e] =
-                s->pages[(int64_t)r * s->pages_per_request + token / s->page_tokens] + token % s->page_tokens + s->first_row;
+        int entry = position_of(e);
+        t->entry_token[e] = entry < count ? t->entry_token[e] : EMPTY;
         if (entry < TOP_K) {
-            sh->topk[entry] = token;
+            sh->topk[entry] = t->entry_token[e];
             sh->slot_of_entry[entry] = NO_SLOT;
         }
     }
     if (threadIdx.x == 0) {
         sh->first_bad = FINE;
+        sh->named_twice = 0;
         sh->compulsory = 0;
     }
 }
 
-/* Every entry into the table, and the first that may not be there into first_bad. */
+/* Every entry into the tables, and whether one may not be there into first_bad. */
 __device__ static void enter(Shared *sh, int count, int num_tokens, const Share *t)
 {
-    int places[ENTRIES];
-    UNROLL
-    for (int e = 0; e < ENTRIES; e++) {
-        int entry = position_of(e);
-        places[e] = -1;
-        if (entry >= count)
-            continue;
-        if (t->entry_token[e] < 0 || t->entry_token[e] >= num_tokens)
-            atomicMin(&sh->first_bad, entry);
-        else
-            places[e] = insert(sh, t->entry_token[e], entry);
-    }
-    __syncthreads();
     UNROLL
     for (int e = 0; e < ENTRIES; e++)
-        if (places[e] >= 0 && sh->table[places[e]] != position_of(e))
+        if (position_of(e) < count && (uint32_t)t->entry_token[e] < (uint32_t)num_tokens)
+            sh->home[home_of(t->entry_token[e])] = position_of(e);
+        else if (position_of(e) < count)
             atomicMin(&sh->first_bad, position_of(e));
+    __syncthreads();
+    if (sh->first_bad != FINE)
+        return;
+    UNROLL
+    for (int e = 0; e < ENTRIES; e++) {
+        if (position_of(e) >= count)
+            continue;
+        int token = t->entry_token[e], stayed = sh->home[home_of(token)];
+        if (stayed != position_of(e) && sh->topk[stayed] == token)
+            sh->named_twice = 1;
+        else if (stayed != position_of(e))
+            overflow(sh, token, position_of(e));
+    }
+}
+
+/* The first entry whose token stands before it, or lies outside; for a refusal, so it may take its time. */
+__device__ static void find_first_bad(Shared *sh, int count, int num_tokens)
+{
+    __syncthreads();
+    for (int entry = threadIdx.x; entry < count; entry += THREADS) {
+        int is_bad = (uint32_t)sh->topk[entry] >= (uint32_t)num_tokens;
+        for (int before = 0; before < entry && !is_bad; before++)
+            is_bad = sh->topk[before] == sh->topk[entry];
+        if (is_bad)
+            atomicMin(&sh->first_bad, entry);
+    }
+    __syncthreads();
 }
 
 /* Slots that hold nothing become the oldest of all, in the order of their numbers. */
@@ -132,26 +142,40 @@ __device__ static void leave_direct_path(const Swap *s, Shared *sh, int r, Share
 /* Which positions of the order are hit, by tile; and the slot of each entry that one of them holds. */
 __device__ static void find_hits(Shared *sh, Share *t)
 {
+    int entries[POSITIONS];
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++)
+        entries[p] = t->token[p] == EMPTY ? NO_ENTRY : sh->home[home_of(t->token[p])];
+    UNROLL
+    for (int p = 0; p < POSITIONS; p++)
+        if (entries[p] != NO_ENTRY && sh->topk[entries[p]] != t->token[p])
+            entries[p] = overflow_entry(sh, t->token[p]) & NO_ENTRY; /* EMPTY becomes NO_ENTRY */
     UNROLL
     for (int p = 0; p < POSITIONS; p++) {
-        int entry = t->token[p] == EMPTY ? EMPTY : entry_of(sh, t->token[p]);
-        if (entry != EMPTY)
-            sh->slot_of_entry[entry] = t->slot[p];
-        t->hits[p] = votes(entry != EMPTY);
+        if (entries[p] != NO_ENTRY)
+            sh->slot_of_entry[entries[p]] = t->slot[p];
+        t->hits[p] = votes(entries[p] != NO_ENTRY);
         if (lane_of(threadIdx.x) == 0)
             sh->hit_tiles[tile_of(p)] = ones(t->hits[p]);
     }
     __syncthreads();
 }
 
+/* Where the row of a token lies. */
+__device__ static inline int64_t row_of(const Swap *s, int r, int token)
+{
+    return s->pages[(int64_t)r * s->pages_per_request + token / s->page_tokens] + token % s->page_tokens + s->first_row;
+}
+
 /* Which entries are misses, by tile; the newest token is none. */
-__device__ static void find_misses(const Swap *s, Shared *sh, int count, int newest, Share *t)
+__device__ static void find_misses(const Swap *s, Shared *sh, int r, int count, int newest, Share *t)
 {
     UNROLL
     for (int e = 0; e < ENTRIES; e++) {
         int entry = position_of(e);
         int is_miss = entry < count && t->entry_token[e] != newest && sh->slot_of_entry[entry] == NO_SLOT;
-        if (is_miss && (uint64_t)t->row[e] >= (uint64_t)s->num_rows)
+        t->row[e] = is_miss ? row_of(s, r, t->entry_token[e]) : 0;
+        if ((uint64_t)t->row[e] >= (uint64_t)s->num_rows)
             atomicMin(&sh->first_bad, STATUS_ROW);
         t->missing[e] = votes(is_miss);
         if (lane_of(threadIdx.x) == 0)
@@ -263,6 +287,11 @@ __device__ static void give_slots(const Swap *s, const Shared *sh, int r, int co
 /* Let the gathering blocks see what this block wrote before. */
 __device__ static void publish(const Swap *s, int r, uint32_t epoch, int num_misses)
 {
+    if (num_misses == 0) { /* nothing to be seen */
+        if (threadIdx.x == 0)
+            *(volatile uint32_t *)&s->ready[r] = epoch << 16;
+        return;
+    }
     __syncthreads();
     if (threadIdx.x == 0)
         store_release(&s->ready[r], epoch << 16 | (uint32_t)num_misses);
@@ -317,7 +346,7 @@ __device__ static void plan(const Swap *s, Shared *sh, int r)
     int num_tokens = length < 0 || length > limit ? limit : length;
     int direct = !held.left_direct_path && length >= 0 && length <= CAPACITY;
     load_order(s, r, &t);
-    load_entries(s, sh, r, count, num_tokens, &t);
+    load_entries(s, sh, r, count, &t);
     __syncthreads();
     if (length == 0 || count < 0 || count > TOP_K || length > limit || (length > 0 && length < held.length)) {
         refuse(s, r, epoch, length == 0 ? STATUS_FINE : STATUS_LENGTH);
@@ -325,14 +354,15 @@ __device__ static void plan(const Swap *s, Shared *sh, int r)
     }
     enter(sh, count, num_tokens, &t);
     __syncthreads();
-    if (sh->first_bad != FINE) {
+    if (sh->first_bad != FINE || sh->named_twice) {
+        find_first_bad(sh, count, num_tokens);
         refuse(s, r, epoch, 1 + sh->first_bad);
         return;
     }
     if (!held.left_direct_path && !direct)
         leave_direct_path(s, sh, r, &t);
     find_hits(sh, &t);
-    find_misses(s, sh, count, newest, &t);
+    find_misses(s, sh, r, count, newest, &t);
     if (sh->first_bad != FINE) {
         if (threadIdx.x == 0)
             s->held[r] = Held{held.left_direct_path || !direct, held.length};

@@ -8,6 +8,7 @@ enum {
     POSITION_TILES = POSITIONS * THREADS / WARP,
     ENTRY_TILES = ENTRIES * THREADS / WARP,
 };
+enum { HOMES = 1 << HOME_BITS, OVERFLOW = 1 << OVERFLOW_BITS, NO_ENTRY = 0xffff };
 enum { EMPTY = -1, NO_SLOT = -1, FINE = 0x7fffffff };
 enum { STATUS_FINE = 0, STATUS_LENGTH = -1, STATUS_ROW = -2 }; /* above 0: 1 + the entry that is outside or named twice */
 enum { STEPS, HITS, MISSES, COMPULSORY, COUNTERS };
@@ -51,8 +52,9 @@ struct Swap {
 };
 
 struct Shared {
-    int32_t table[HASH]; /* entry of a token, by open addressing */
+    alignas(16) uint16_t home[HOMES]; /* see plan.h */
+    int32_t overflow[OVERFLOW];
     int32_t topk[TOP_K], slot_of_entry[TOP_K], victims[TOP_K];
     int32_t hit_tiles[POSITION_TILES], miss_tiles[ENTRY_TILES];
-    int32_t num_hits, num_misses, first_bad, compulsory;
+    int32_t num_hits, num_misses, first_bad, named_twice, compulsory;
 };
