@@ -1,1 +1,1 @@
-"""The fetch path on a GPU: hot buffers in HBM, whose misses a kernel loads straight from the pool's mapping. Needs torch and Triton."""
+"""The fetch path on a GPU: hot buffers in HBM, misses loaded from the pool's mapping by a kernel. Needs torch and Triton."""

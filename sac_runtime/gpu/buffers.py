@@ -1,4 +1,4 @@
-"""Hot buffers of a batch in the memory of a device, and what a step leaves there. Knows shapes and placements; plans and loads nothing.
+"""Hot buffers of a batch in the memory of a device, and what a step leaves there. Knows shapes and placements; moves nothing.
 
 Letters beside those of sac_runtime.rows.layout: R requests of a batch, P pages of a request."""
 
@@ -54,8 +54,8 @@ class BatchShape:
 class BatchPlan(NamedTuple):
     """What a step of a layer did to the buffers of a batch, on the device; the next step overwrites it. All int32.
 
-    slots: (R, k) slot of each top-k entry, in the order asked, -1 behind them. miss_tokens, victim_slots: (R, k), of which the first
-    num_misses[r] count. num_misses: (R,). status: (R,) 0, or why nothing was planned (see BatchBuffers.raise_refusals)."""
+    slots: (R, k) slot of each top-k entry, in the order asked, -1 behind them. miss_tokens, victim_slots: (R, k), of which the
+    first num_misses[r] count. num_misses: (R,). status: (R,) 0, or why nothing was planned (see BatchBuffers.raise_refusals)."""
 
     slots: torch.Tensor
     miss_tokens: torch.Tensor
@@ -67,9 +67,9 @@ class BatchPlan(NamedTuple):
 class BatchBuffers:
     """Slots and LRU state of each layer and request of a batch, all allocated here, so that no step allocates.
 
-    rows: (L, R, B + 1, row_bytes) uint8, the newest token's slot last. tokens, order: (L, R, B) int32, token and slot from the least
-    recently used on. held: (L, R, 2) int32: whether the direct path has ended, and the last length. pages: (R, P) int64, row of the
-    first token of each page in layer 0. Raises GeometryError for rows that are no whole number of 4 B words."""
+    rows: (L, R, B + 1, row_bytes) uint8, the newest token's slot last. tokens, order: (L, R, B) int32, token and slot from the
+    least recently used on. held: (L, R, 2) int32: whether the direct path has ended, and the last length. pages: (R, P) int64, row
+    of the first token of each page in layer 0. Raises GeometryError for rows that are no whole number of 4 B words."""
 
     def __init__(self, shape: BatchShape, layout: KvLayout, device: torch.device) -> None:
         if layout.row_bytes % WORD_BYTES or layout.stride_bytes % WORD_BYTES:
@@ -85,8 +85,9 @@ class BatchBuffers:
         self.seen = self._numbers(*both, shape.seen_words) if shape.count_compulsory else None
         self.counters = torch.zeros((*both, COUNTERS), dtype=torch.int64, device=device)
         self.pages = torch.zeros((shape.num_requests, shape.pages), dtype=torch.int64, device=device)
-        of_step = [self._numbers(shape.num_requests, shape.top_k) for _ in range(3)]
-        self.plan = BatchPlan(*of_step, self._numbers(shape.num_requests), self._numbers(shape.num_requests))
+        slots, miss_tokens, victim_slots = (self._numbers(shape.num_requests, shape.top_k) for _ in range(3))
+        num_misses, status = (self._numbers(shape.num_requests) for _ in range(2))
+        self.plan = BatchPlan(slots, miss_tokens, victim_slots, num_misses, status)
         self.forget()
 
     def place(self, request: int, where: LayerRows) -> None:
@@ -99,7 +100,9 @@ class BatchBuffers:
         table = torch.from_numpy(where.table)
         first = table[:: shape.page_tokens]
         within = torch.arange(len(table)) % shape.page_tokens
-        if len(first) > shape.pages or not torch.equal(first.repeat_interleave(shape.page_tokens)[: len(table)] + within, table):
+        if len(first) > shape.pages or not torch.equal(
+            first.repeat_interleave(shape.page_tokens)[: len(table)] + within, table
+        ):
             raise GeometryError(
                 f"gpu batch: the placement of request {request} has no pages of {shape.page_tokens} tokens whose rows follow one "
                 f"another, {shape.pages} at most; make the batch with the pool's block_tokens as page_tokens"

@@ -1,8 +1,8 @@
 """The kernels in Triton: planning a step, loading its misses, placing and writing back new rows. Run by Triton's interpreter where
 TRITON_INTERPRET=1, so that a machine without a GPU can test them.
 
-Knows addresses and the rule; every argument that is a pointer is a torch tensor, but for `pool`, the address of row 0 of a registered
-store. native/swap.cu does the first two in one launch, and needs less time (docs/gpu.md says how much).
+Knows addresses and the rule. Pointers are torch tensors, but for `pool`, the address of row 0 of a registered store.
+ native/swap.cu does the first two in one launch, and needs less time (docs/gpu.md says how much).
 """
 
 import triton
@@ -37,7 +37,9 @@ def put_empty_first(tokens, order, held_token, positions, real, CAPACITY: tl.con
 
 
 @triton.jit
-def slots_of_hits(entry_of_token, topk, slots, count, limit, held_token, slot, entries, asked, works, TOP_K: tl.constexpr):
+def slots_of_hits(
+    entry_of_token, topk, slots, count, limit, held_token, slot, entries, asked, works, TOP_K: tl.constexpr
+):
     """Which positions are hit; and the slot of each entry, EMPTY without one, by way of `slots`."""
     known = works & (held_token >= 0) & (held_token < limit)
     entry = tl.load(entry_of_token + held_token, mask=known, other=EMPTY)
@@ -51,7 +53,23 @@ def slots_of_hits(entry_of_token, topk, slots, count, limit, held_token, slot, e
 
 
 @triton.jit
-def renew_order(tokens, order, victims, positions, real, hit, held_token, slot, token, missing, rank, misses, direct, moves, CAPACITY: tl.constexpr):
+def renew_order(
+    tokens,
+    order,
+    victims,
+    positions,
+    real,
+    hit,
+    held_token,
+    slot,
+    token,
+    missing,
+    rank,
+    misses,
+    direct,
+    moves,
+    CAPACITY: tl.constexpr,
+):
     """Unused slots in their old order, those filled, those hit in their old order. Returns the slot of each miss."""
     is_hit = hit.to(tl.int32)
     num_hits = tl.sum(is_hit)
@@ -151,7 +169,9 @@ def plan_kernel(
 
     is_newest = inside & (token == newest)
     missing = works & inside & (is_newest == 0) & (slot_of_entry == EMPTY)
-    row = tl.load(pages + request * PAGES + token // PAGE_TOKENS, mask=missing, other=0) + token % PAGE_TOKENS + first_row
+    row = (
+        tl.load(pages + request * PAGES + token // PAGE_TOKENS, mask=missing, other=0) + token % PAGE_TOKENS + first_row
+    )
     strays = tl.sum((missing & ((row < 0) | (row >= num_rows))).to(tl.int32))
     fine = works & (strays == 0)
     missing = missing & fine
@@ -174,7 +194,9 @@ def plan_kernel(
     tl.store(held + 2 * request, ((left_direct != 0) | (direct == 0)).to(tl.int32), mask=works)
     tl.store(held + 2 * request + 1, newest + 1, mask=fine)
     words = request.to(tl.int64) * ((limit + 31) // 32)
-    count_step(counters + 4 * request, seen + words, token, missing, newest, count, misses, direct, fine, COUNT_COMPULSORY)
+    count_step(
+        counters + 4 * request, seen + words, token, missing, newest, count, misses, direct, fine, COUNT_COMPULSORY
+    )
 
 
 @triton.jit
@@ -211,9 +233,7 @@ def gather_kernel(
 
 
 @triton.jit
-def gather_rows_kernel(
-    pool, rows, out, STRIDE_WORDS: tl.constexpr, ROW_WORDS: tl.constexpr, BLOCK: tl.constexpr
-):
+def gather_rows_kernel(pool, rows, out, STRIDE_WORDS: tl.constexpr, ROW_WORDS: tl.constexpr, BLOCK: tl.constexpr):
     """Row rows[i] into out[i], a row per program. rows: (n,) int64; out: (n, ROW_WORDS) int32."""
     number = tl.program_id(0)
     source = pool.to(tl.pointer_type(tl.int32)) + tl.load(rows + number) * STRIDE_WORDS
@@ -221,9 +241,7 @@ def gather_rows_kernel(
 
 
 @triton.jit
-def scatter_rows_kernel(
-    pool, rows, values, STRIDE_WORDS: tl.constexpr, ROW_WORDS: tl.constexpr, BLOCK: tl.constexpr
-):
+def scatter_rows_kernel(pool, rows, values, STRIDE_WORDS: tl.constexpr, ROW_WORDS: tl.constexpr, BLOCK: tl.constexpr):
     """values[i] to row rows[i]: the write path. Shapes as gather_rows_kernel."""
     number = tl.program_id(0)
     target = pool.to(tl.pointer_type(tl.int32)) + tl.load(rows + number) * STRIDE_WORDS
@@ -259,8 +277,8 @@ def write_back_kernel(
     ROW_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """The newest tokens' rows of all layers, (L, R) programs, from their slots to the pool. first_rows: (L,) int64; held: (L, R, 2);
-    buffer: (L, R, CAPACITY + 1, ROW_WORDS)."""
+    """The newest tokens' rows of all layers, (L, R) programs, from their slots to the pool. first_rows: (L,) int64; held:
+    (L, R, 2); buffer: (L, R, CAPACITY + 1, ROW_WORDS)."""
     request = tl.program_id(1)
     both = tl.program_id(0).to(tl.int64) * num_requests + request
     length = tl.load(lengths + request)

@@ -1,4 +1,5 @@
-"""Listed rows at a pace, and how long that took by the device's events: host memory that shows the time of another tier. Knows no tiers.
+"""Listed rows at a pace, and how long that took by the device's events: host memory that shows another tier's time.
+Knows no tiers.
 
 The pace is kept inside the kernel, by the device's global timer; what a launch takes beyond it is measured first and taken off."""
 
@@ -40,17 +41,15 @@ class PacedGather:
         return self._elapsed_ns(len(rows), pace)
 
     def _elapsed_ns(self, num_rows: int, pace: Pace) -> int:
-        argument = ListedArgument(
-            self._store.rows_address, self._rows.data_ptr(), self.out.data_ptr(), num_rows, *pace
-        )
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        argument = ListedArgument(self._store.rows_address, self._rows.data_ptr(), self.out.data_ptr(), num_rows, *pace)
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         torch.cuda.synchronize()
         torch.cuda._sleep(_QUEUE_CYCLES)  # type: ignore[no-untyped-call]  # what follows is queued before any of it begins
         begin.record()
         self._kernel.launch(BLOCKS, THREADS, [argument])
         end.record()
         end.synchronize()
-        return round(begin.elapsed_time(end) * 1e6)
+        return int(begin.elapsed_time(end) * 1e6)
 
     def _overhead_ns(self) -> int:
         times = [self._elapsed_ns(1, OVERHEAD_PACE) for _ in range(OVERHEAD_ROUNDS)]

@@ -12,8 +12,8 @@ from sac_runtime.rows.layout import KvLayout
 
 
 def gather_rows(store: RegisteredStore, rows: torch.Tensor, out: torch.Tensor) -> None:
-    """Row rows[i] of the pool into out[i]. rows: (n,) int64, each within the store, which no kernel checks; out: (n, row_bytes) uint8,
-    both on the device."""
+    """Row rows[i] of the pool into out[i]. rows: (n,) int64, each within the store, which no kernel checks; out: (n, row_bytes)
+    uint8, both on the device."""
     _require_rows(store.layout, rows, out)
     if len(rows):
         kernels.gather_rows_kernel[(len(rows),)](
@@ -36,7 +36,7 @@ def place_newest(buffers: BatchBuffers, layer: int, values: torch.Tensor, length
     """The newest tokens' rows into their slots, after the step of `layer` and before attention. values: (R, row_bytes) uint8;
     lengths: as BatchSwap.fetch."""
     shape = buffers.shape
-    stride_words, row_words, block = _words(buffers.layout)
+    _, row_words, block = _words(buffers.layout)
     kernels.place_newest_kernel[(shape.num_requests,)](
         values.view(torch.int32),
         lengths,
@@ -49,9 +49,7 @@ def place_newest(buffers: BatchBuffers, layer: int, values: torch.Tensor, length
     )
 
 
-def write_back(
-    store: RegisteredStore, buffers: BatchBuffers, first_rows: torch.Tensor, lengths: torch.Tensor
-) -> None:
+def write_back(store: RegisteredStore, buffers: BatchBuffers, first_rows: torch.Tensor, lengths: torch.Tensor) -> None:
     """End a step: the newest tokens' rows of all layers from their slots to the pool. first_rows: (L,) int64, of LayerRows."""
     shape = buffers.shape
     kernels.write_back_kernel[(shape.num_layers, shape.num_requests)](

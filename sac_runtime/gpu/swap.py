@@ -1,8 +1,8 @@
-"""A layer of a decode step of a batch: plan, and load what is missing straight from the pool's mapping into slots. Queues work on the
-device, waits for nothing and allocates nothing, so that CUDA graphs can capture it.
+"""A layer of a decode step of a batch: plan, and load what is missing straight from the pool's mapping into slots. Queues work on
+the device, waits for nothing and allocates nothing, so that CUDA graphs can capture it.
 
-Two ways give the same plans and bytes: `TritonSwap`, two kernels, anywhere Triton or its interpreter runs; `CudaSwap`, one launch of
-native/swap.cu. `swap_of` takes the second on a GPU.
+Two ways give the same plans and bytes: `TritonSwap`, two kernels, anywhere Triton or its interpreter runs; `CudaSwap`, one launch
+of native/swap.cu. `swap_of` takes the second on a GPU.
 """
 
 import ctypes
@@ -220,12 +220,12 @@ def swap_of(store: RegisteredStore, buffers: BatchBuffers, pace: Pace = AS_IT_CO
 
 def require_step(shape: BatchShape, topk: torch.Tensor, num_topk: torch.Tensor, lengths: torch.Tensor) -> None:
     """Raise GeometryError unless a step's tensors are those of the batch; kernels check no shapes."""
-    asked = {"topk": (topk, (shape.num_requests, shape.top_k))}
+    asked: dict[str, tuple[torch.Tensor, tuple[int, ...]]] = {"topk": (topk, (shape.num_requests, shape.top_k))}
     asked |= {"num_topk": (num_topk, (shape.num_requests,)), "lengths": (lengths, (shape.num_requests,))}
     for name, (tensor, expected) in asked.items():
         if tensor.shape != expected or tensor.dtype != torch.int32 or not tensor.is_contiguous():
             raise GeometryError(
-                f"gpu swap: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be int32 of shape {expected}, contiguous"
+                f"gpu swap: {name} is {tensor.dtype} of shape {tuple(tensor.shape)}; it must be contiguous int32, {expected}"
             )
 
 
@@ -238,7 +238,9 @@ def _require_room(blocks: int, warps: int, threads: int, device: torch.device) -
         )
 
 
-def swap_defines(top_k: int, capacity: int, layout: KvLayout, rows_in_flight: int, threads: int) -> list[tuple[str, int]]:
+def swap_defines(
+    top_k: int, capacity: int, layout: KvLayout, rows_in_flight: int, threads: int
+) -> list[tuple[str, int]]:
     """What native/swap.cu is compiled with. Homes of entries are eight times as many as entries, so that few overflow."""
     chunk = next(size for size in (16, 8, WORD_BYTES) if layout.row_bytes % size == layout.stride_bytes % size == 0)
     entry_bits = max(3, (top_k - 1).bit_length())

@@ -1,8 +1,8 @@
 """Pools, batches and steps for the GPU benchmark. Knows placements and contents; times nothing.
 
-Every 8-byte word of a pool is a hash of its own offset, so that any row brought anywhere can be checked. Two pools, as docs/gpu.md names
-them: A of at most 1 GB per layer, 64-token pages anywhere in it; B of at least 48 GB and 9 GB per layer, with one extent per sequence
-and layer, or the same pages scattered over it."""
+Every 8-byte word of a pool is a hash of its own offset, so that any row brought anywhere can be checked. Two pools, as docs/gpu.md
+names them: A of at most 1 GB per layer, 64-token pages anywhere in it; B of at least 48 GB and 9 GB per layer, with one extent per
+sequence and layer, or the same pages scattered over it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -75,14 +75,20 @@ def expected_rows(layout: KvLayout, rows: torch.Tensor) -> torch.Tensor:
 class BenchBatch:
     """A batch in steady state, of which every replay asks for other rows, with a given number of misses per request and layer.
 
-    In each layer the buffers hold random tokens in random order of use. begin() draws the next top-k; without `fresh` it restores what
-    was held before, and every replay asks for the same rows."""
+    In each layer the buffers hold random tokens in random order of use. begin() draws the next top-k; without `fresh` it restores
+    what was held before, and every replay asks for the same rows."""
 
     def __init__(
         self, pool: BenchPool, num_requests: int, misses: int, capacity: int = 2 * DEEPSEEK_TOP_K, fresh: bool = True
     ) -> None:
         shape = BatchShape(
-            pool.num_layers, num_requests, DEEPSEEK_TOP_K, capacity, CONTEXT_TOKENS, pool.page_tokens, count_compulsory=False
+            pool.num_layers,
+            num_requests,
+            DEEPSEEK_TOP_K,
+            capacity,
+            CONTEXT_TOKENS,
+            pool.page_tokens,
+            count_compulsory=False,
         )
         self.pool = pool
         self.misses = misses
@@ -120,7 +126,7 @@ class BenchBatch:
         self._flushed.random_()
 
     def require_right_rows(self) -> None:
-        """Compare what every slot of the last top-k holds, hits too, with the pool's contents, and the counts with what was asked."""
+        """Compare what every slot of the last top-k holds, hits too, with the pool's contents, and counts with what was asked."""
         self.buffers.raise_refusals()
         missed = self.buffers.plan.num_misses.unique().tolist()
         assert missed == [self.misses], f"{missed} misses, {self.misses} were asked for"
@@ -141,7 +147,9 @@ class BenchBatch:
             self.buffers.tokens[layer] = tokens.to(torch.int32)
             for request in range(shape.num_requests):
                 rows = self.rows_of(layer, request, tokens[request])
-                packed = torch.empty((shape.capacity, self.pool.store.layout.row_bytes), dtype=torch.uint8, device=DEVICE)
+                packed = torch.empty(
+                    (shape.capacity, self.pool.store.layout.row_bytes), dtype=torch.uint8, device=DEVICE
+                )
                 gather_rows(self.pool.store, rows, packed)
                 self.buffers.rows[layer, request, slots[request]] = packed
 

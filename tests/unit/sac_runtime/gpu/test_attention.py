@@ -23,7 +23,9 @@ def unpoisoned(layout, slots, random):
         return pack_rows(layout, latent, rope)
 
 
-@pytest.mark.parametrize("layout", [KvLayout.bf16(), KvLayout.fp8(padded=False), KvLayout.fp32()], ids=lambda each: each.name)
+@pytest.mark.parametrize(
+    "layout", [KvLayout.bf16(), KvLayout.fp8(padded=False), KvLayout.fp32()], ids=lambda each: each.name
+)
 def test_attention_over_slots_is_numpys_and_reads_no_other_slot(layout):
     random = np.random.default_rng(1)
     buffers = BatchBuffers(BatchShape(1, 2, TOP_K, CAPACITY, 128, 64), layout, DEVICE)

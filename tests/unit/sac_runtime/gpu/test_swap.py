@@ -20,7 +20,11 @@ LAYOUT = KvLayout("words", 16, 32)
 SIZES = [(1, 1), (3, 4), (6, 6), (6, 14)]  # top-k and capacity
 TOKENS, PAGE_TOKENS = 64, 4
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-GENERATE = [Phase.explicit, Phase.reuse, Phase.generate]  # steps tell enough; shrinking them in an interpreter takes minutes
+GENERATE = [
+    Phase.explicit,
+    Phase.reuse,
+    Phase.generate,
+]  # steps tell enough; shrinking them in an interpreter takes minutes
 WAYS = [triton_swap, cuda_swap]
 
 
@@ -45,7 +49,9 @@ class Batch:
         self.buffers = BatchBuffers(shape, LAYOUT, DEVICE)
         self.swap = way(store, self.buffers)
         self.beside = [HotBuffer(capacity, top_k) for _ in range(num_requests)]
-        pages = np.random.default_rng(3).permutation(200)[: num_requests * TOKENS // PAGE_TOKENS].reshape(num_requests, -1)
+        pages = (
+            np.random.default_rng(3).permutation(200)[: num_requests * TOKENS // PAGE_TOKENS].reshape(num_requests, -1)
+        )
         self.tables = [(each[:, None] * PAGE_TOKENS + np.arange(PAGE_TOKENS)).reshape(-1) for each in pages]
         for request, table in enumerate(self.tables):
             self.buffers.place(request, LayerRows(0, TOKENS, table))
@@ -144,7 +150,9 @@ def test_a_long_decode_of_several_requests_keeps_to_the_rule(way, store):
 def test_a_request_that_cannot_be_planned_changes_nothing_and_says_why(way, store, chosen, length, refusal):
     batch = Batch(way, store, 6, 6, 2)
     batch.require_same([[0, 1], [5]], [8, 8])  # of capacity 6: under LRU
-    before = [each.clone() for each in (batch.buffers.tokens, batch.buffers.order, batch.buffers.held, batch.buffers.rows)]
+    before = [
+        each.clone() for each in (batch.buffers.tokens, batch.buffers.order, batch.buffers.held, batch.buffers.rows)
+    ]
     if "row of a miss" in refusal:
         batch.buffers.pages[0] += 10_000
     batch.fetch([chosen, []], [length, 0])
