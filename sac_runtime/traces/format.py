@@ -23,10 +23,11 @@ At step t request r holds `context_tokens[r] + t + 1` tokens, the newest (just w
 """
 
 import json
+import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -45,11 +46,20 @@ VERSION = 2
 _PREFIX = struct.Struct("<8sIII")
 _RECORD = struct.Struct("<II")
 _COMPRESSION_LEVEL = 6
+_MOST_PER_BYTE = 1040  # that zlib expands to: what claims more than this holds something else
+_MOST_HEADER_BYTES = 1 << 20
+
+MOST_LAYERS = 1 << 10  # a header beyond these is damaged: they are many times what models have
+MOST_TOP_K = 1 << 16
+MOST_CONTEXT_TOKENS = 1 << 24
+MOST_SETS = 1 << 16  # requests x layers
+MOST_TOKENS = 1 << 32  # context of all requests x layers: what a replay keeps a slot number for
 
 
 @dataclass(frozen=True)
 class TraceHeader:
-    """What a trace is of. context_tokens: tokens of each request before step 0; source: how the trace came about."""
+    """What a trace is of. context_tokens: tokens of each request before step 0; source: how the trace came about.
+    Raises TraceError for what is no number of its kind, or more than any model has."""
 
     num_layers: int
     top_k: int
@@ -57,13 +67,27 @@ class TraceHeader:
     source: str
 
     def __post_init__(self) -> None:
-        for field in ("num_layers", "top_k"):
-            if not _is_count(getattr(self, field)) or getattr(self, field) < 1:
-                raise TraceError(f"trace header: {field}={getattr(self, field)} must be a whole number, at least 1")
-        if not self.context_tokens or not all(map(_is_count, self.context_tokens)):
+        for field, most in (("num_layers", MOST_LAYERS), ("top_k", MOST_TOP_K)):
+            if not _is_count(value := getattr(self, field), 1, most):
+                raise TraceError(f"trace header: {field}={_shown(value)} must be a whole number from 1 to {most}")
+        lengths = self.context_tokens
+        if type(lengths) is not tuple or not lengths:
             raise TraceError(
-                f"trace header: context_tokens={self.context_tokens} must hold one number of tokens for each request"
+                f"trace header: context_tokens={_shown(lengths)} must be a tuple with a number of tokens for each request"
             )
+        for request, length in enumerate(lengths):
+            if not _is_count(length, 0, MOST_CONTEXT_TOKENS):
+                raise TraceError(
+                    f"trace header: context_tokens[{request}]={_shown(length)} must be a whole number up to "
+                    f"{MOST_CONTEXT_TOKENS}"
+                )
+        if self.num_layers * len(lengths) > MOST_SETS or self.num_layers * sum(lengths) > MOST_TOKENS:
+            raise TraceError(
+                f"trace header: {len(lengths)} requests of {sum(lengths)} tokens in all, in num_layers={self.num_layers}, "
+                f"exceed {MOST_SETS} requests x layers or {MOST_TOKENS} tokens x layers; write several traces"
+            )
+        if not isinstance(self.source, str):
+            raise TraceError(f"trace header: source={_shown(self.source)} must be text")
 
     @property
     def num_requests(self) -> int:
@@ -98,7 +122,10 @@ class TraceWriter:
 
     def write_step(self, topk: Iterable[Iterable[TokenSet]]) -> None:
         """Append a step. topk[request][layer]: TokenSet. Raises TraceError for a set that is no valid top-k."""
-        sets = [[np.asarray(tokens) for tokens in layers] for layers in topk]
+        try:
+            sets = [[np.asarray(tokens) for tokens in layers] for layers in topk]
+        except ValueError as exc:  # numpy's, for lists of unequal length
+            raise TraceError(f"{self._path}: step {self.num_steps}: a set is no list of positions") from exc
         self._check(sets)
         payload = _encode([tokens for layers in sets for tokens in layers])
         self._file.write(_RECORD.pack(len(payload), zlib.crc32(payload)) + payload)
@@ -133,21 +160,30 @@ class TraceWriter:
 class TraceReader:
     """A trace in a file: `header`, and its steps by iteration (again and again, one step in memory at a time).
 
-    Raises TraceError for a file that is no trace, of another version, torn or damaged; the step is named."""
+    Raises TraceError for a file that cannot be read, is no trace, of another version, torn or damaged; the step is named.
+    Memory follows the file's size, whatever its header and counts claim."""
 
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
-        with self._path.open("rb") as file:
+        with self._opened() as file:
             self.header = self._read_header(file)
             self._steps_offset = file.tell()
 
     def __iter__(self) -> Iterator[TraceStep]:
-        with self._path.open("rb") as file:
+        with self._opened() as file:
             file.seek(self._steps_offset)
             index = 0
             while (payload := self._read_payload(file, index)) is not None:
                 yield TraceStep(index, self._decode(payload, index))
                 index += 1
+
+    def _opened(self) -> BinaryIO:
+        try:
+            if not self._path.is_file():
+                raise TraceError(f"{self._path}: is no file; name a recorded trace")
+            return self._path.open("rb")
+        except OSError as exc:
+            raise TraceError(f"{self._path}: cannot be read ({exc.strerror}); name a file that can") from exc
 
     def _decode(self, payload: bytes, index: int) -> tuple[tuple[TokenSet, ...], ...]:
         where = f"{self._path}: step {index}"
@@ -170,14 +206,13 @@ class TraceReader:
             raise TraceError(
                 f"{self._path}: version={version}, this reader knows {VERSION}; record or generate it anew"
             )
-        encoded = file.read(header_bytes)
-        if zlib.crc32(encoded) != checksum:
-            raise TraceError(f"{self._path}: damaged header (checksum); record or generate it anew")
+        encoded = file.read(header_bytes) if header_bytes <= _MOST_HEADER_BYTES else b""
+        if len(encoded) < header_bytes or zlib.crc32(encoded) != checksum:
+            raise TraceError(f"{self._path}: damaged header (size or checksum); record or generate it anew")
         try:
-            fields = json.loads(encoded)
-            return TraceHeader(**{**fields, "context_tokens": tuple(fields["context_tokens"])})
-        except (ValueError, KeyError, TypeError) as exc:
-            raise TraceError(f"{self._path}: damaged header ({exc}); record or generate it anew") from exc
+            return _header_of(encoded)
+        except TraceError as exc:
+            raise TraceError(f"{self._path}: {exc}; record or generate it anew") from exc
 
     def _read_payload(self, file: BinaryIO, index: int) -> bytes | None:
         record = file.read(_RECORD.size)
@@ -190,7 +225,8 @@ class TraceReader:
             if file.read(1):
                 raise TraceError(f"{self._path}: goes on after its end record; record or generate it anew")
             return None
-        payload = file.read(size_bytes)
+        left_bytes = os.fstat(file.fileno()).st_size - file.tell()
+        payload = file.read(min(size_bytes, left_bytes))
         if len(payload) < size_bytes or zlib.crc32(payload) != checksum:
             raise TraceError(f"{self._path}: step {index} is damaged (size or checksum); record or generate it anew")
         return payload
@@ -204,8 +240,25 @@ def write_trace(path: Path | str, header: TraceHeader, steps: Iterable[TraceStep
     return writer.num_steps
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+def _header_of(encoded: bytes) -> TraceHeader:
+    names = [field.name for field in fields(TraceHeader)]
+    try:
+        found = json.loads(encoded)
+    except (ValueError, RecursionError) as exc:
+        raise TraceError("header is no JSON") from exc
+    if type(found) is not dict or sorted(found) != sorted(names) or type(found["context_tokens"]) is not list:
+        raise TraceError(f"header must be a JSON object with {', '.join(names)}")
+    return TraceHeader(**{**found, "context_tokens": tuple(found["context_tokens"])})
+
+
+def _is_count(value: object, least: int, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _shown(value: object) -> str:
+    """A value in an error, of limited length."""
+    text = ascii(value) if isinstance(value, int | float | str | bool | None) else f"a {type(value).__name__}"
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _check_set(where: str, tokens: TokenSet, top_k: int, length: int) -> None:
@@ -225,12 +278,26 @@ def _encode(sets: list[TokenSet]) -> bytes:
 
 
 def _decode(payload: bytes, header: TraceHeader) -> tuple[tuple[TokenSet, ...], ...]:
-    raw = np.frombuffer(zlib.decompress(payload), dtype=np.uint8)
     num_sets = header.num_requests * header.num_layers
-    counts = raw[: 4 * num_sets].view("<u4").astype(np.int64)
-    shuffled = raw[4 * num_sets :].reshape(4, -1)
-    gaps = np.ascontiguousarray(shuffled.T).view("<u4").ravel().astype(np.int64)
-    if len(counts) != num_sets or counts.sum() != len(gaps):
-        raise ValueError(f"{len(gaps)} positions, {counts.sum()} counted in {len(counts)} of {num_sets} sets")
+    counts, gaps = _inflate(payload, num_sets, header.top_k)
     sets = [np.cumsum(part + 1) - 1 for part in np.split(gaps, np.cumsum(counts)[:-1])]
     return tuple(tuple(sets[start : start + header.num_layers]) for start in range(0, num_sets, header.num_layers))
+
+
+def _inflate(payload: bytes, num_sets: int, top_k: int) -> tuple[TokenSet, TokenSet]:
+    """Counts and gaps of a step. Unpacks no more than the counts ask for, and nothing that cannot be in the payload."""
+    stream = zlib.decompressobj()
+    raw = stream.decompress(payload, 4 * num_sets)
+    counts = np.frombuffer(raw[: len(raw) // 4 * 4], "<u4").astype(np.int64)
+    if len(counts) != num_sets:
+        raise ValueError(f"counts of {len(counts)} sets, not of {num_sets}")
+    if counts.max() > top_k:
+        raise ValueError(f"a set of {counts.max()} positions, at most top_k={top_k}")
+    num_bytes = 4 * int(counts.sum())
+    if num_bytes > _MOST_PER_BYTE * len(payload):
+        raise ValueError(f"{num_bytes} bytes of positions in {len(payload)}")
+    shuffled = stream.decompress(stream.unconsumed_tail, num_bytes + 1)
+    if len(shuffled) != num_bytes or not stream.eof or stream.unused_data:
+        raise ValueError(f"{len(shuffled) // 4} positions, {num_bytes // 4} counted in {num_sets} sets")
+    planes = np.frombuffer(shuffled, np.uint8).reshape(4, -1)
+    return counts, np.ascontiguousarray(planes.T).view("<u4").ravel().astype(np.int64)

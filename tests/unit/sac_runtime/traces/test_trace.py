@@ -2,6 +2,7 @@
 
 import json
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -168,3 +169,83 @@ def test_a_step_with_a_layer_missing_is_refused(tmp_path):
     good = np.array([0])
     with TraceWriter(tmp_path / "bad.trace", HEADER) as writer, pytest.raises(TraceError, match=r"\[2, 1\]"):
         writer.write_step(((good, good), (good,)))
+
+
+def with_header(path, header, rest=b""):
+    """A file with this header and a right checksum, whatever is in it."""
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<8sIII", b"SACTRACE", 2, len(encoded), zlib.crc32(encoded)) + encoded + rest)
+    return path
+
+
+WHOLE_HEADER = {"num_layers": 2, "top_k": 4, "context_tokens": [6, 300], "source": "by hand"}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"num_layers": 1 << 32},
+        {"num_layers": 10**400},
+        {"num_layers": 0},
+        {"num_layers": "2"},
+        {"top_k": 1 << 32},
+        {"top_k": 1 << 64},
+        {"top_k": float("inf")},
+        {"context_tokens": [6, 1 << 40]},
+        {"context_tokens": [6, -1]},
+        {"context_tokens": []},
+        {"context_tokens": 6},
+        {"context_tokens": {"6": 300}},
+        {"context_tokens": [1 << 24] * 200},
+        {"num_layers": 1000, "context_tokens": [6] * 1000},
+        {"source": [0]},
+        {"more": 1},
+    ],
+    ids=str,
+)
+def test_a_header_of_what_no_model_has_is_refused_before_anything_is_built(tmp_path, changed):
+    path = with_header(tmp_path / "crafted.trace", WHOLE_HEADER | changed)
+    with pytest.raises(TraceError, match=r"crafted\.trace: .*header.*record or generate it anew") as caught:
+        TraceReader(path)
+    assert len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize("header", [b"[" * 100_000, b"\xff\xfe", b"{}", b"5", b'{"num_layers": ' + b"9" * 5000 + b"}"])
+def test_a_header_that_is_no_object_of_ours_is_refused_in_our_words(tmp_path, header):
+    with pytest.raises(TraceError, match=r"header (is no JSON|must be a JSON object with num_layers)"):
+        TraceReader(with_header(tmp_path / "crafted.trace", header))
+
+
+def test_a_size_beyond_the_file_reserves_no_memory(tmp_path):
+    path = with_header(tmp_path / "crafted.trace", WHOLE_HEADER, struct.pack("<II", 0xD800_0040, 0) + b"x" * 100)
+    tracemalloc.start()
+    with pytest.raises(TraceError, match="step 0 is damaged"):
+        list(TraceReader(path))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    raw = struct.pack("<8sIII", b"SACTRACE", 2, 0xFFFF_FFFF, 0) + b"{}"
+    path.write_bytes(raw)
+    with pytest.raises(TraceError, match=r"damaged header \(size or checksum\)"):
+        TraceReader(path)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    bomb = zlib.compress(np.array([4, 0, 0, 0], "<u4").tobytes() + bytes(1 << 26))
+    record = struct.pack("<II", len(bomb), zlib.crc32(bomb)) + bomb
+    path = with_header(tmp_path / "crafted.trace", WHOLE_HEADER, record)
+    tracemalloc.start()
+    with pytest.raises(TraceError, match="step 0 is damaged"):
+        list(TraceReader(path))
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(TraceError, match="is no file; name a recorded trace"):
+            TraceReader(path)
+
+
+def test_a_set_that_is_no_list_is_refused_in_our_words(tmp_path):
+    with TraceWriter(tmp_path / "bad.trace", HEADER) as writer, pytest.raises(TraceError, match="no list of positions"):
+        writer.write_step((([[1], [1, 2]], [0]), ([0], [0])))
