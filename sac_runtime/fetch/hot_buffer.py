@@ -16,6 +16,7 @@ import numpy as np
 from sac_runtime import native
 from sac_runtime.errors import GeometryError
 from sac_runtime.memory.store import Plan, StepCall
+from sac_runtime.rows.doors import described, require_whole
 from sac_runtime.rows.layout import IntArray, KvLayout
 from sac_runtime.rows.placement import LayerRows
 
@@ -62,8 +63,8 @@ class HotBuffer:
     Memory: 4 B for each token number up to the highest. Raises GeometryError for capacity < top_k or top_k < 1."""
 
     def __init__(self, capacity: int, top_k: int) -> None:
-        if top_k < 1:
-            raise GeometryError(f"hot buffer: top_k={top_k} must be at least 1")
+        require_whole("hot buffer", "top_k", top_k, 1)
+        require_whole("hot buffer", "capacity", capacity, 0, MOST_TOKENS)
         if capacity < top_k:
             raise GeometryError(
                 f"hot buffer: capacity={capacity} is below top_k={top_k}; a step's entries would not fit"
@@ -129,6 +130,7 @@ class HotBuffer:
     def preload(self, num_tokens: int) -> None:
         """Take tokens 0 .. num_tokens - 1 to be in the slots of their own numbers, before the first step of a sequence that
         stays on the direct path. Raises GeometryError above `capacity`, or once the buffer is under LRU."""
+        require_whole("hot buffer", "num_tokens", num_tokens)
         if num_tokens > self.capacity or not self._direct:
             raise GeometryError(f"hot buffer: {num_tokens} tokens cannot be preloaded; capacity={self.capacity}")
         self._set_num_tokens(num_tokens)
@@ -140,16 +142,16 @@ class HotBuffer:
 
     def _admit(self, topk: IntArray, length: int | None) -> None:
         """Check what a step asks for and make room in the token map."""
-        if topk.ndim != 1 or topk.dtype != np.int64 or not topk.flags.c_contiguous:
-            raise GeometryError(
-                f"hot buffer: topk is {topk.dtype} of shape {topk.shape}; it must be int64 of one dimension, contiguous"
-            )
+        if not isinstance(topk, np.ndarray) or topk.ndim != 1 or topk.dtype != np.int64 or not topk.flags.c_contiguous:
+            raise GeometryError(f"hot buffer: topk is {described(topk)}; it must be int64 of one dimension, contiguous")
         if topk.size > self.top_k:
             raise GeometryError(f"hot buffer: topk holds {topk.size} entries, above top_k={self.top_k}")
         if length is None:
             self._set_num_tokens(max(int(topk.max(initial=-1)) + 1, self._native.num_tokens))
             self._leave_direct_path()
             return
+        if type(length) is not int:
+            require_whole("hot buffer", "length", length)
         if length < max(self._length, 1):
             raise GeometryError(
                 f"hot buffer: length={length} is below {max(self._length, 1)}; forget() before a rollback"

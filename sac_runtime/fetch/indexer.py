@@ -11,7 +11,8 @@ from functools import cache
 import numpy as np
 
 from sac_runtime.errors import GeometryError
-from sac_runtime.rows.layout import FP8_TILE, INDEX_PAGE_TOKENS, ByteArray, FloatArray, Quantiser
+from sac_runtime.rows.doors import require_array, require_whole
+from sac_runtime.rows.layout import FP8_TILE, INDEX_PAGE_BYTES, INDEX_PAGE_TOKENS, ByteArray, FloatArray, Quantiser
 from sac_runtime.rows.quantise import decode_e4m3, encode_e4m3, quantise_tiles, round_bf16
 
 NORM_EPSILON = np.float32(1e-6)
@@ -29,7 +30,8 @@ class Precision(StrEnum):
 class IndexerWeights:
     """Of one layer, fp32. wq_b: (I * W, q_lora); wk: (W, hidden); k_norm_weight, k_norm_bias: (W,); w_proj: (I, hidden).
 
-    rope_interleaved: pairs (0, 1), (2, 3) ... as GLM rotates; DeepSeek rotates the first half of RoPE against the second."""
+    rope_interleaved: pairs (0, 1), (2, 3) ... as GLM rotates; DeepSeek rotates the first half of RoPE against the second.
+    Raises GeometryError."""
 
     wq_b: FloatArray
     wk: FloatArray
@@ -37,6 +39,13 @@ class IndexerWeights:
     k_norm_bias: FloatArray
     w_proj: FloatArray
     rope_interleaved: bool = False
+
+    def __post_init__(self) -> None:
+        require_array("indexer weights", "w_proj", self.w_proj, np.float32, ("I", "hidden"))
+        require_array("indexer weights", "wk", self.wk, np.float32, ("W", self.w_proj.shape[1]))
+        require_array("indexer weights", "wq_b", self.wq_b, np.float32, (self.num_heads * self.width, "q_lora"))
+        require_array("indexer weights", "k_norm_weight", self.k_norm_weight, np.float32, (self.width,))
+        require_array("indexer weights", "k_norm_bias", self.k_norm_bias, np.float32, (self.width,))
 
     @property
     def num_heads(self) -> int:
@@ -71,7 +80,10 @@ def index_queries(
     sin: FloatArray,
     precision: Precision,
 ) -> IndexQueries:
-    """Queries of S tokens. hidden: (S, hidden); q_latent: (S, q_lora), after its norm; cos, sin: (S, R / 2)."""
+    """Queries of S tokens. hidden: (S, hidden); q_latent: (S, q_lora), after its norm; cos, sin: (S, R / 2).
+    Raises GeometryError."""
+    num_tokens = _require_tokens("index_queries", weights, hidden, cos, sin)
+    require_array("index_queries", "q_latent", q_latent, np.float32, (num_tokens, weights.wq_b.shape[1]))
     projected = _held(q_latent @ weights.wq_b.T, precision).reshape(-1, weights.num_heads, weights.width)
     values, scales = _rotate_and_quantise(weights, projected, cos[:, None], sin[:, None], precision)
     head_weights = hidden @ weights.w_proj.T * np.float32(weights.num_heads**-0.5 * weights.width**-0.5)
@@ -81,7 +93,8 @@ def index_queries(
 def index_keys(
     weights: IndexerWeights, hidden: FloatArray, cos: FloatArray, sin: FloatArray, precision: Precision
 ) -> IndexKeys:
-    """Keys of T tokens. hidden: (T, hidden); cos, sin: (T, R / 2)."""
+    """Keys of T tokens. hidden: (T, hidden); cos, sin: (T, R / 2). Raises GeometryError."""
+    _require_tokens("index_keys", weights, hidden, cos, sin)
     projected = _held(hidden @ weights.wk.T, precision)
     normed = _held(_layer_norm(projected, weights.k_norm_weight, weights.k_norm_bias), precision)
     return IndexKeys(*_rotate_and_quantise(weights, normed, cos, sin, precision))
@@ -90,7 +103,14 @@ def index_keys(
 def score(queries: IndexQueries, token: int, keys: IndexKeys) -> FloatArray:
     """Scores of the T tokens of `keys` for query `token`: k_scale_t sum_h relu(q_h . k_t) weight_h. Returns (T,) fp32.
 
-    Causality is the caller's: give the keys up to the query's own."""
+    Causality is the caller's: give the keys up to the query's own. Raises GeometryError."""
+    if queries.values.ndim != 3 or keys.values.ndim != 2 or queries.values.shape[2] != keys.values.shape[1]:
+        raise GeometryError(
+            f"score: queries of shape {queries.values.shape} and keys of shape {keys.values.shape} must be of one width"
+        )
+    require_whole("score", "token", token, 0, len(queries.values) - 1)
+    require_array("score", "scales", keys.scales, np.float32, (len(keys.values),))
+    require_array("score", "head_weights", queries.head_weights, np.float32, queries.values.shape[:2])
     similarity = np.maximum(queries.values[token] @ keys.values.T, np.float32(0))
     scores: FloatArray = (queries.head_weights[token] @ similarity) * keys.scales
     return scores
@@ -99,7 +119,10 @@ def score(queries: IndexQueries, token: int, keys: IndexKeys) -> FloatArray:
 def pack_index_pages(keys: IndexKeys) -> ByteArray:
     """fp8 keys as the pages of an indexer cache: 64 x 128 e4m3, then 64 fp32 scales [DeepGEMM, SGLang].
 
-    Returns (ceil(T / 64), 8448) uint8, rows of KvLayout.index_page(); places after the last token hold zeros."""
+    Returns (ceil(T / 64), 8448) uint8, rows of KvLayout.index_page(); places after the last token hold zeros. Raises
+    GeometryError for keys of another width than 128, which such a page cannot hold."""
+    require_array("pack_index_pages", "values", keys.values, np.float32, ("T", FP8_TILE))
+    require_array("pack_index_pages", "scales", keys.scales, np.float32, (len(keys.values),))
     num_tokens, width = keys.values.shape
     num_pages = -(-num_tokens // INDEX_PAGE_TOKENS)
     unused = num_pages * INDEX_PAGE_TOKENS - num_tokens
@@ -109,7 +132,9 @@ def pack_index_pages(keys: IndexKeys) -> ByteArray:
 
 
 def unpack_index_pages(pages: ByteArray, num_tokens: int) -> IndexKeys:
-    """The reverse of pack_index_pages. pages: (n, 8448) uint8."""
+    """The reverse of pack_index_pages. pages: (n, 8448) uint8. Raises GeometryError."""
+    require_array("unpack_index_pages", "pages", pages, np.uint8, ("n", INDEX_PAGE_BYTES))
+    require_whole("unpack_index_pages", "num_tokens", num_tokens, 0, len(pages) * INDEX_PAGE_TOKENS)
     codes = pages[:, : INDEX_PAGE_TOKENS * FP8_TILE].reshape(-1, FP8_TILE)
     scales = np.ascontiguousarray(pages[:, INDEX_PAGE_TOKENS * FP8_TILE :]).view(np.float32).reshape(-1)
     return IndexKeys(decode_e4m3(codes[:num_tokens]), scales[:num_tokens])
@@ -125,6 +150,16 @@ def _rotate_and_quantise(
         return spread, np.ones(spread.shape[:-1], np.float32)
     codes, scales = quantise_tiles(spread, Quantiser.UE8M0_DEEPSEEK, tile=weights.width)
     return decode_e4m3(codes), scales[..., 0]
+
+
+def _require_tokens(owner: str, weights: IndexerWeights, hidden: FloatArray, cos: FloatArray, sin: FloatArray) -> int:
+    """The number of tokens that all arrays are of. Raises GeometryError."""
+    require_array(owner, "hidden", hidden, np.float32, ("T", weights.w_proj.shape[1]))
+    require_array(owner, "cos", cos, np.float32, (len(hidden), "R / 2"))
+    require_array(owner, "sin", sin, np.float32, cos.shape)
+    if 2 * cos.shape[1] > weights.width:
+        raise GeometryError(f"{owner}: cos of {cos.shape[1]} pairs rotates more than the width of {weights.width}")
+    return len(hidden)
 
 
 def _held(values: FloatArray, precision: Precision) -> FloatArray:

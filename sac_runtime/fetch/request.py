@@ -24,6 +24,7 @@ from sac_runtime.fetch.residency import (
 from sac_runtime.memory.backing import Backing
 from sac_runtime.memory.gather import slot_gather
 from sac_runtime.memory.store import Plan
+from sac_runtime.rows.doors import require_array, require_whole
 from sac_runtime.rows.layout import DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS, ByteArray, IntArray, KvLayout
 
 
@@ -35,6 +36,12 @@ class FetchConfig:
     top_k: int = DEEPSEEK_TOP_K
     capacity: int = SAC_BUFFER_SLOTS
     residency: Residency = Residency.SPARSE
+
+    def __post_init__(self) -> None:
+        for field in ("num_layers", "top_k", "capacity"):
+            require_whole("fetch", field, getattr(self, field), 1)
+        if not isinstance(self.residency, Residency):
+            raise GeometryError(f"fetch: residency={self.residency!r} must be one of {', '.join(Residency)}")
 
 
 @dataclass
@@ -56,6 +63,8 @@ class RequestKv:
     A context manager: it may hold local memory."""
 
     def __init__(self, home: Backing, config: FetchConfig, num_tokens: int, tokens_capacity: int) -> None:
+        require_whole("request", "num_tokens", num_tokens)
+        require_whole("request", "tokens_capacity", tokens_capacity)
         if num_tokens > tokens_capacity:
             raise GeometryError(f"request: num_tokens={num_tokens} exceeds tokens_capacity={tokens_capacity}")
         self.home = home
@@ -88,7 +97,8 @@ class RequestKv:
         """Plan and gather. topk: (k,) int64 tokens. Returns the plan and the gather's elapsed ns by the store's clock.
 
         Raises as SlotGather.fetch, and RowRangeError for a token or a length outside the request's placement."""
-        plan, elapsed_ns = self._gathers[layer].fetch(topk, self.length, self.source.placement.layer(layer))
+        place = self.source.placement.layer(layer)  # refuses a layer outside
+        plan, elapsed_ns = self._gathers[layer].fetch(topk, self.length, place)
         self.traffic.fetched_bytes += plan.misses * self._row_bytes
         self.traffic.fetched_ns += elapsed_ns
         return plan, elapsed_ns
@@ -100,6 +110,7 @@ class RequestKv:
 
     def place_newest(self, layer: int, plan: Plan, row: ByteArray) -> None:
         """Put the newest token's row, (row_bytes,) uint8, where the plan wants it, before attention reads its slots."""
+        require_array("request", "row", row, np.uint8, (self._row_bytes,))
         if plan.newest_slot is None:
             raise GeometryError(f"request: the plan of layer {layer} has no newest token to place")
         self.slots[layer, plan.newest_slot] = row
@@ -121,7 +132,9 @@ class RequestKv:
             self.source.write_token(self.length - 1, rows)
 
     def write(self, layer: int, first_token: int, values: ByteArray) -> None:
-        """Write rows of consecutive tokens of a layer, as prefill does. values: (n, row_bytes) uint8."""
+        """Write rows of consecutive tokens of a layer, as prefill does. values: (n, row_bytes) uint8. Raises GeometryError."""
+        require_whole("request", "first_token", first_token)
+        require_array("request", "values", values, np.uint8, ("n", self._row_bytes))
         tokens = np.arange(first_token, first_token + values.shape[0])
         self.traffic.written_ns += self.home.write(layer, tokens, values)
         self.traffic.written_bytes += values.size

@@ -4,6 +4,7 @@ import numpy as np
 
 from sac_runtime import native
 from sac_runtime.errors import GeometryError
+from sac_runtime.rows.doors import require_array, require_whole
 from sac_runtime.rows.layout import FloatArray, IntArray
 
 
@@ -13,12 +14,8 @@ def top_k(scores: FloatArray, k: int) -> IntArray:
     scores: (T,) float32; a score of -inf is masked and never chosen. Returns (min(k, scores above -inf),) int64.
     Ties: of equal scores at the k-th place the lower positions are taken; -0.0 equals 0.0.
     Raises GeometryError for another shape or dtype, k < 1, or a NaN score."""
-    if scores.ndim != 1 or scores.dtype != np.float32:
-        raise GeometryError(
-            f"top_k: scores is {scores.dtype} of shape {scores.shape}; it must be float32 of one dimension"
-        )
-    if k < 1:
-        raise GeometryError(f"top_k: k={k} must be at least 1")
+    require_array("top_k", "scores", scores, np.float32, ("T",))
+    require_whole("top_k", "k", k, 1)
     scores = np.ascontiguousarray(scores)
     positions = np.empty(min(k, scores.size), np.int64)
     copy = native.best_copy()

@@ -29,10 +29,12 @@ from sac_runtime.memory.mapping import (
     require_node,
 )
 from sac_runtime.memory.store import Plan, SlotGather, StepPlanner, StoreOptions
+from sac_runtime.rows.doors import described, require_whole
 from sac_runtime.rows.layout import PAGE_BYTES, ByteArray, IntArray, KvLayout
 from sac_runtime.rows.placement import LayerRows
 
 DEFAULT_PREFETCH_ROWS = 4  # measured: scripts/bench/gather.py --sweep
+MOST_PREFETCH_ROWS = 2**31 - 1  # an int32 of sac.h
 MIN_ROWS_FOR_TEAM = 128  # below, waking a thread costs more than it saves; scripts/bench/gather.py
 
 
@@ -54,6 +56,9 @@ class MappedStore:
         gather_cpus: Sequence[int] = (),
         prefetch_rows: int = DEFAULT_PREFETCH_ROWS,
     ) -> None:
+        if len(memory) < _size_bytes(name, layout, num_rows, metadata_bytes):
+            raise GeometryError(f"store {name!r}: num_rows={num_rows} exceeds the mapping of {len(memory)} bytes")
+        require_whole(f"store {name!r}", "prefetch_rows", prefetch_rows, 0, MOST_PREFETCH_ROWS)
         self.name = name
         self.layout = layout
         self.num_rows = num_rows
@@ -169,8 +174,7 @@ class MappedStore:
         rows, slots: (n,) int64; buffer: (B, layout.row_bytes) uint8, C-contiguous. Returns and raises as read_rows."""
         require_numbers(self.name, "rows", rows)
         require_numbers(self.name, "slots", slots)
-        require_packed(self.name, "buffer", buffer, (len(buffer), self.layout.row_bytes))
-        require_writable("buffer", buffer)
+        self._require_slots("buffer", buffer)
         if slots.shape != rows.shape:
             raise GeometryError(
                 f"store {self.name!r}: slots has shape {slots.shape}, rows {rows.shape}; one slot per row"
@@ -179,8 +183,7 @@ class MappedStore:
 
     def slot_gather(self, buffer: StepPlanner, slots: ByteArray) -> SlotGather:
         """As KvStore.slot_gather: one native call per step, two where threads share the gathers."""
-        require_packed(self.name, "slots", slots, (len(slots), self.layout.row_bytes))
-        require_writable("slots", slots)
+        self._require_slots("slots", slots)
         if self._team:
             return TwoStepGather(self.read_rows_into_slots, buffer, slots)
         return MappedGather(self, self._call(None, 0, slots, None), buffer, slots)
@@ -193,14 +196,16 @@ class MappedStore:
 
     def read_bytes(self, offset: int, out: ByteArray) -> None:
         """As KvStore.read_bytes."""
-        start = self._range(offset, out.size)
+        address = bytes_address("out", out)
         require_writable("out", out)
-        self._library.sac_copy_bytes(bytes_address("out", out), start, out.size, self._device(start))
+        start = self._range(offset, out.size)
+        self._library.sac_copy_bytes(address, start, out.size, self._device(start))
 
     def write_bytes(self, offset: int, values: ByteArray) -> None:
         """As KvStore.write_bytes."""
+        address = bytes_address("values", values)
         start = self._range(offset, values.size)
-        self._library.sac_copy_bytes(start, bytes_address("values", values), values.size, self._device(start))
+        self._library.sac_copy_bytes(start, address, values.size, self._device(start))
 
     def flush(self, offset: int, size_bytes: int) -> None:
         """As KvStore.flush, by clwb, clflushopt or clflush, whichever the CPU has first."""
@@ -277,11 +282,20 @@ class MappedStore:
         return RowRangeError(f"store {self.name!r}: rows[{entry}]={rows[entry]} lies outside [0, {self.num_rows})")
 
     def _range(self, offset: int, size_bytes: int) -> int:
+        if type(offset) is not int or type(size_bytes) is not int:
+            require_whole(f"store {self.name!r}", "offset", offset)
+            require_whole(f"store {self.name!r}", "size_bytes", size_bytes)
         if not (offset >= 0 and size_bytes >= 0 and offset + size_bytes <= self.size_bytes):
             raise RowRangeError(
                 f"store {self.name!r}: bytes [{offset}, {offset + size_bytes}) lie outside [0, {self.size_bytes})"
             )
-        return self.address + offset
+        return self.address + int(offset)
+
+    def _require_slots(self, field: str, slots: ByteArray) -> None:
+        if not isinstance(slots, np.ndarray) or slots.ndim != 2:
+            raise GeometryError(f"store {self.name!r}: {field} is {described(slots)}; it must be of two dimensions")
+        require_packed(self.name, field, slots, (len(slots), self.layout.row_bytes))
+        require_writable(field, slots)
 
     def _device(self, start: int) -> int | None:
         return start if self.copy is native.Copy.NARROW else None
@@ -315,8 +329,10 @@ class MappedGather:
 
 def _size_bytes(name: str, layout: KvLayout, num_rows: int, metadata_bytes: int) -> int:
     """Metadata and rows, in whole pages. Raises GeometryError."""
-    if num_rows < 1:
-        raise GeometryError(f"store {name!r}: num_rows={num_rows} must be at least 1")
+    if not isinstance(layout, KvLayout):
+        raise GeometryError(f"store {name!r}: layout is a {type(layout).__name__}; it must be a KvLayout")
+    require_whole(f"store {name!r}", "num_rows", num_rows, 1)
+    require_whole(f"store {name!r}", "metadata_bytes", metadata_bytes, -(1 << 62))
     if metadata_bytes < 0 or metadata_bytes % PAGE_BYTES:
         next_multiple = -(-max(metadata_bytes, 0) // PAGE_BYTES) * PAGE_BYTES
         raise GeometryError(

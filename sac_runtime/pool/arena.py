@@ -7,9 +7,10 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from sac_runtime.errors import BlockStateError, GeometryError
+from sac_runtime.errors import BlockStateError
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.lines import NO_LEASE
+from sac_runtime.rows.doors import require_integers
 from sac_runtime.rows.layout import IntArray
 
 
@@ -127,8 +128,7 @@ class Arena:
     def require(self, blocks: IntArray, state: BlockState, verb: str) -> IntArray:
         """Numbers within the arena of `blocks`. Raises BlockStateError unless each is of this host, in `state`, named once."""
         numbers = np.asarray(blocks)
-        if numbers.size and numbers.dtype.kind not in "iu":
-            raise GeometryError(f"pool host {self.host}: blocks is {numbers.dtype}; block numbers are integers")
+        require_integers(f"pool host {self.host}", "blocks", numbers)
         own = numbers.astype(np.int64) - self.first
         if own.size and not (own.min() >= 0 and own.max() < len(self._states)):
             raise BlockStateError(

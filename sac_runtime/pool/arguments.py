@@ -5,17 +5,18 @@ import numpy as np
 from sac_runtime.errors import GeometryError
 from sac_runtime.pool.block_hash import BlockHashes
 from sac_runtime.pool.format import PoolGeometry
+from sac_runtime.rows.doors import require_array, require_integers, require_whole
 from sac_runtime.rows.layout import ByteArray, IntArray
 
 
 def require_count(count: int) -> None:
     """Raise GeometryError unless `count` is a number of blocks."""
-    if count < 0 or count != int(count):
-        raise GeometryError(f"pool: count={count} must be a number of blocks, 0 or more")
+    require_whole("pool", "count", count)
 
 
 def require_tokens(geometry: PoolGeometry, first_token: int, num_tokens: int, num_blocks: int) -> None:
     """Raise GeometryError unless the sequence that `num_blocks` blocks make up has these tokens."""
+    require_whole("pool write", "first_token", first_token, -(1 << 62))
     end = num_blocks * geometry.block_tokens
     if first_token < 0 or first_token + num_tokens > end:
         raise GeometryError(
@@ -26,26 +27,26 @@ def require_tokens(geometry: PoolGeometry, first_token: int, num_tokens: int, nu
 
 def require_token(geometry: PoolGeometry, token: int) -> None:
     """Raise GeometryError unless a block has this token."""
+    require_whole("pool write", "token", token, -(1 << 62))
     if not 0 <= token < geometry.block_tokens:
         raise GeometryError(
             f"pool write: token={token} lies outside [0, {geometry.block_tokens}), the tokens of a block"
         )
 
 
-def require_whole(geometry: PoolGeometry, name: str, rows: ByteArray | None, num_blocks: int, row_bytes: int) -> None:
+def require_whole_blocks(
+    geometry: PoolGeometry, name: str, rows: ByteArray | None, num_blocks: int, row_bytes: int
+) -> None:
     """Raise GeometryError unless `rows` are whole blocks in all layers: (L, num_blocks * block_tokens, row_bytes) uint8."""
     shape = (geometry.num_layers, num_blocks * geometry.block_tokens, row_bytes)
-    if rows is None or rows.shape != shape or rows.dtype != np.uint8:
-        actual = "missing" if rows is None else f"{rows.dtype} of shape {rows.shape}"
-        raise GeometryError(f"pool put: {name} is {actual}; it must be uint8 of shape {shape}")
+    if rows is None:
+        raise GeometryError(f"pool put: {name} is missing; it must be uint8 of shape {shape}")
+    require_array("pool put", name, rows, np.uint8, shape)
 
 
 def require_hashes(hashes: BlockHashes, num_blocks: int) -> None:
     """Raise GeometryError unless there is one hash per block: (num_blocks, 2) uint64."""
-    if hashes.shape != (num_blocks, 2) or hashes.dtype != np.uint64:
-        raise GeometryError(
-            f"pool publish: hashes is {hashes.dtype} of shape {hashes.shape}; it must be uint64 of shape ({num_blocks}, 2)"
-        )
+    require_array("pool publish", "hashes", hashes, np.uint64, (num_blocks, 2))
 
 
 def valid_num_tokens(geometry: PoolGeometry, num_tokens: IntArray | None, num_blocks: int) -> IntArray | int:
@@ -63,5 +64,6 @@ def valid_num_tokens(geometry: PoolGeometry, num_tokens: IntArray | None, num_bl
 
 def require_blocks_of_pool(geometry: PoolGeometry, blocks: IntArray) -> None:
     """Raise GeometryError unless each number is a block's, of whichever host; ABSENT is none."""
+    require_integers("pool", "blocks", blocks)
     if blocks.size and not (blocks.min() >= 0 and blocks.max() < geometry.num_blocks):
         raise GeometryError(f"pool: blocks {blocks} do not all lie in [0, {geometry.num_blocks})")

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sac_runtime.errors import GeometryError
+from sac_runtime.rows.doors import require_integers, require_whole
 from sac_runtime.rows.layout import IntArray
 
 HASH_BYTES = 16
@@ -27,12 +28,12 @@ def chain_hashes(tokens: IntArray, block_tokens: int, root: bytes = b"", partial
     tokens: (T,) int64; root: what the chain starts from, to keep models, adapters or tenants apart (at most 64 B); partial: also
     name the last block where it is not full. Returns (n, 2) uint64, n = T // block_tokens, or rounded up with `partial`.
     Raises GeometryError."""
-    if block_tokens < 1:
-        raise GeometryError(f"chain_hashes: block_tokens={block_tokens} must be at least 1")
+    require_whole("chain_hashes", "block_tokens", block_tokens, 1)
+    if not isinstance(root, bytes):
+        raise GeometryError(f"chain_hashes: root is a {type(root).__name__}; it must be bytes")
     if len(root) > MOST_ROOT_BYTES:
         raise GeometryError(f"chain_hashes: root of {len(root)} bytes exceeds {MOST_ROOT_BYTES}; give a digest of it")
-    if np.asarray(tokens).size and np.asarray(tokens).dtype.kind not in "iu":
-        raise GeometryError(f"chain_hashes: tokens is {np.asarray(tokens).dtype}; token numbers are integers")
+    require_integers("chain_hashes", "tokens", tokens)
     encoded = memoryview(np.ascontiguousarray(tokens, dtype="<i8").tobytes())
     step = 8 * block_tokens
     end = len(encoded) if partial else len(encoded) // step * step

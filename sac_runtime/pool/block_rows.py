@@ -10,6 +10,7 @@ import numpy as np
 
 from sac_runtime.errors import GeometryError
 from sac_runtime.pool.format import PoolGeometry
+from sac_runtime.rows.doors import require_array, require_integers
 from sac_runtime.rows.layout import ByteArray, IntArray
 from sac_runtime.rows.placement import RowTable, require_layer
 
@@ -28,7 +29,9 @@ class BlockRows:
 
     def row_table(self, blocks: IntArray) -> RowTable:
         """Rows of the sequence that `blocks` make up. blocks: (n,) int64."""
-        first = np.asarray(blocks, np.int64)[:, np.newaxis] * self.geometry.block_rows
+        numbers = np.asarray(blocks)
+        require_integers("pool", "blocks", numbers)
+        first = numbers.astype(np.int64)[:, np.newaxis] * self.geometry.block_rows
         first_layer = (first + np.arange(self.geometry.block_tokens)).reshape(-1)
         return RowTable(first_layer, self.geometry.layer_rows, self.geometry.num_layers)
 
@@ -38,17 +41,16 @@ class BlockRows:
         require_layer(layer, geometry.num_layers)
         if not geometry.index_key_bytes:
             raise GeometryError("pool: index_key_bytes=0, so it holds no indexer keys (create it with index_key_bytes)")
-        first = np.asarray(blocks, np.int64)[:, np.newaxis] * geometry.block_rows + layer * geometry.layer_rows
+        numbers = np.asarray(blocks)
+        require_integers("pool", "blocks", numbers)
+        first = numbers.astype(np.int64)[:, np.newaxis] * geometry.block_rows + layer * geometry.layer_rows
         return (first + geometry.block_tokens + np.arange(geometry.index_key_rows)).reshape(-1)
 
     def pack_index_keys(self, keys: ByteArray, num_blocks: int) -> ByteArray:
         """Keys as they lie in rows. keys: (n * block_tokens, index_key_bytes) uint8. Returns (n * index_key_rows, row_bytes)
         uint8. Raises GeometryError."""
         shape = (num_blocks * self.geometry.block_tokens, self.geometry.index_key_bytes)
-        if keys.shape != shape or keys.dtype != np.uint8:
-            raise GeometryError(
-                f"pool: index keys are {keys.dtype} of shape {keys.shape}; they must be uint8 of shape {shape}"
-            )
+        require_array("pool", "keys", keys, np.uint8, shape)
         by_block = np.zeros((num_blocks, self.geometry.index_key_rows * self.geometry.layout.row_bytes), np.uint8)
         by_block[:, : self.block_key_bytes] = keys.reshape(num_blocks, self.block_key_bytes)
         return by_block.reshape(-1, self.geometry.layout.row_bytes)

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from sac_runtime import native
-from sac_runtime.errors import GeometryError
 from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.block_hash import BlockHashes
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.pool.hosts import HostsView
 from sac_runtime.pool.journal import Journal
 from sac_runtime.pool.lines import PUBLISHED, RETIRED, Lines, hashes_in, publications
+from sac_runtime.rows.doors import require_array
 from sac_runtime.rows.layout import IntArray
 
 ABSENT = -1
@@ -85,10 +85,7 @@ class Directory:
     def find(self, hashes: BlockHashes) -> IntArray:
         """Block of each hash, or ABSENT. hashes: (n, 2) uint64. Returns (n,) int64. All 128 bits are compared.
         Raises GeometryError."""
-        if hashes.ndim != 2 or hashes.shape[1] != 2 or hashes.dtype != np.uint64:
-            raise GeometryError(
-                f"pool lookup: hashes is {hashes.dtype} of shape {hashes.shape}; it must be uint64 of shape (n, 2)"
-            )
+        require_array("pool lookup", "hashes", hashes, np.uint64, ("n", 2))
         return self._index.find(hashes)
 
     def apply(self, host: int, entries: Lines, head: int, anew: bool = False) -> None:

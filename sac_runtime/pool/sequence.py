@@ -13,6 +13,7 @@ from sac_runtime.pool.block_hash import chain_hashes
 from sac_runtime.pool.directory import ABSENT
 from sac_runtime.pool.lease import Lease
 from sac_runtime.pool.pool import Pool
+from sac_runtime.rows.doors import require_array, require_integers, require_whole
 from sac_runtime.rows.layout import ByteArray, IntArray
 from sac_runtime.rows.placement import LayerRows
 
@@ -48,6 +49,7 @@ class PoolSequence:
     def adopt_prefix(self, tokens: IntArray) -> int:
         """Begin with the longest published prefix of `tokens`, whole blocks that leave at least one token to compute.
         Returns its number of tokens."""
+        require_integers("pool sequence", "tokens", tokens)
         hashes = chain_hashes(tokens[:-1], self._block_tokens, self._root)
         self._add_blocks(self._lease.prefix(hashes))
         self._num_sealed = len(self._blocks)
@@ -57,6 +59,7 @@ class PoolSequence:
 
     def extend(self, tokens: IntArray) -> None:
         """Append tokens, whose rows are to be written next. Raises PoolFullError (then nothing is appended)."""
+        require_integers("pool sequence", "tokens", tokens)
         num_tokens = len(self) + len(tokens)
         missing = -(-num_tokens // self._block_tokens) - len(self._blocks)
         if missing > 0:
@@ -69,6 +72,8 @@ class PoolSequence:
 
     def write(self, layer: int, first_token: int, values: ByteArray) -> int:
         """Write rows of consecutive tokens, those in sealed blocks left out. values: (n, row_bytes) uint8. Returns ns."""
+        require_whole("pool sequence", "first_token", first_token)
+        require_array("pool sequence", "values", values, np.uint8, ("n", self.pool.geometry.layout.row_bytes))
         sealed_tokens = self._num_sealed * self._block_tokens
         unsealed = values[max(0, sealed_tokens - first_token) :]
         if not len(unsealed):
@@ -78,6 +83,7 @@ class PoolSequence:
 
     def write_token(self, token: int, values: ByteArray) -> int:
         """Write the rows that a token outside the sealed blocks has in all layers. values: (L, row_bytes) uint8. Returns ns."""
+        require_whole("pool sequence", "token", token, 0, len(self._blocks) * self._block_tokens - 1)
         block, within = divmod(token, self._block_tokens)
         return self.pool.write_token(int(self._blocks[block]), within, values)
 
@@ -93,8 +99,8 @@ class PoolSequence:
         return self.pool.read_index_keys(adopted, layer)
 
     def publish_full(self, index_keys: IndexKeys) -> None:
-        """Publish the blocks that have become full, with their indexer keys; one that has been published by another
-        meanwhile stays private. All their rows must have been written."""
+        """Publish the blocks that have become full, with their indexer keys where the pool holds any; one that has been published
+        by another meanwhile stays private. All their rows must have been written."""
         num_full = len(self) // self._block_tokens
         fresh = self._blocks[self._num_sealed : num_full]
         if not len(fresh):
@@ -102,8 +108,9 @@ class PoolSequence:
         first, end = self._num_sealed * self._block_tokens, num_full * self._block_tokens
         hashes = chain_hashes(self._tokens[:end], self._block_tokens, self._root)[self._num_sealed :]
         twin = self.pool.lookup(hashes) != ABSENT
-        for layer in range(self.pool.geometry.num_layers):
-            self.pool.write_index_keys(fresh, layer, index_keys(layer, first, end))
+        if self.pool.geometry.index_key_bytes:  # else they stay with the host that made them
+            for layer in range(self.pool.geometry.num_layers):
+                self.pool.write_index_keys(fresh, layer, index_keys(layer, first, end))
         self.pool.publish(fresh[~twin], hashes[~twin])
         self._unfound += fresh[twin].tolist()
         self._num_sealed = num_full

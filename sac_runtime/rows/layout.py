@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sac_runtime.errors import GeometryError
+from sac_runtime.rows.doors import require_integers, require_whole
 
 IntArray = NDArray[np.int64]
 ByteArray = NDArray[np.uint8]
@@ -59,8 +60,9 @@ class KvLayout:
     quantiser: Quantiser | None = None
 
     def __post_init__(self) -> None:
-        if self.row_bytes <= 0:
-            raise GeometryError(f"layout {self.name!r}: row_bytes={self.row_bytes} must be at least 1")
+        require_whole(f"layout {self.name!r}", "row_bytes", self.row_bytes, 1)
+        for field in ("stride_bytes", "latent", "rope"):
+            require_whole(f"layout {self.name!r}", field, getattr(self, field))
         if self.stride_bytes < self.row_bytes:
             raise GeometryError(
                 f"layout {self.name!r}: stride_bytes={self.stride_bytes} is below row_bytes={self.row_bytes}; "
@@ -105,6 +107,8 @@ class KvLayout:
 
     def _blocks_touched(self, rows: IntArray, block_bytes: int) -> int:
         """Sweep over the distinct rows in order: each adds its blocks, less those that the row before it reached."""
+        require_integers(f"layout {self.name!r}", "rows", rows)
+        require_whole(f"layout {self.name!r}", "page_bytes", block_bytes, 1)
         starts = np.unique(rows) * self.stride_bytes
         first = starts // block_bytes
         last = (starts + self.row_bytes - 1) // block_bytes

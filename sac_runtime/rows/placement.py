@@ -18,11 +18,14 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from sac_runtime.errors import GeometryError, RowRangeError
+from sac_runtime.rows.doors import described, require_array, require_whole
 from sac_runtime.rows.layout import IntArray
 
 
 def require_layer(layer: int, num_layers: int) -> None:
     """Raise RowRangeError unless a placement of `num_layers` has the layer."""
+    if type(layer) is not int:  # in every step's way: an int passes at once
+        require_whole("placement", "layer", layer, -(1 << 62))
     if not 0 <= layer < num_layers:
         raise RowRangeError(f"placement: layer={layer} lies outside [0, {num_layers})")
 
@@ -36,12 +39,16 @@ class LayerRows(NamedTuple):
 
     def row(self, token: int) -> int:
         """Row number of one token. Raises RowRangeError outside."""
+        if type(token) is not int:
+            require_whole("placement", "token", token, -(1 << 62))
         if not 0 <= token < self.num_tokens:
             raise RowRangeError(f"placement: token {token} lies outside [0, {self.num_tokens})")
         return self.first_row + (token if self.table is None else int(self.table[token]))
 
     def rows(self, tokens: IntArray) -> IntArray:
-        """Row numbers. tokens: (n,) int64. Returns (n,) int64. Raises RowRangeError for a token outside."""
+        """Row numbers. tokens: (n,) int64. Returns (n,) int64. Raises RowRangeError for a token outside, GeometryError."""
+        if not isinstance(tokens, np.ndarray) or tokens.dtype != np.int64 or tokens.ndim != 1:
+            raise GeometryError(f"placement: tokens is {described(tokens)}; it must be int64 of one dimension")
         if tokens.size and tokens.view(np.uint64).max() >= self.num_tokens:  # unsigned: one pass finds both ends
             raise RowRangeError(
                 f"placement: tokens {tokens.min()} to {tokens.max()} lie outside [0, {self.num_tokens})"
@@ -71,6 +78,11 @@ class LayerFirst:
     tokens_capacity: int
     first_row: int = 0
 
+    def __post_init__(self) -> None:
+        require_whole("placement", "num_layers", self.num_layers, 1)
+        require_whole("placement", "tokens_capacity", self.tokens_capacity)
+        require_whole("placement", "first_row", self.first_row)
+
     @property
     def num_rows(self) -> int:
         return self.num_layers * self.tokens_capacity
@@ -92,6 +104,11 @@ class RowTable:
     first_layer: IntArray
     layer_rows: int
     num_layers: int
+
+    def __post_init__(self) -> None:
+        require_array("placement", "first_layer", self.first_layer, np.int64, ("T",))
+        require_whole("placement", "layer_rows", self.layer_rows)
+        require_whole("placement", "num_layers", self.num_layers, 1)
 
     def layer(self, layer: int) -> LayerRows:
         """Where the tokens of `layer` lie. Raises RowRangeError outside the layers."""

@@ -110,13 +110,17 @@ class TraceStep:
 
 
 class TraceWriter:
-    """Writes a trace step by step; `close` (or leaving the context without an error) writes the end record."""
+    """Writes a trace step by step; `close` (or leaving the context without an error) writes the end record.
+    Raises TraceError for a path that cannot be written."""
 
     def __init__(self, path: Path | str, header: TraceHeader) -> None:
         self.header = header
         self.num_steps = 0
         self._path = Path(path)
-        self._file: BinaryIO = self._path.open("wb")
+        try:
+            self._file: BinaryIO = self._path.open("wb")
+        except OSError as exc:
+            raise TraceError(f"{self._path}: cannot be written ({exc.strerror}); name a file that can") from exc
         encoded = json.dumps(asdict(header)).encode()
         self._file.write(_PREFIX.pack(MAGIC, VERSION, len(encoded), zlib.crc32(encoded)) + encoded)
 

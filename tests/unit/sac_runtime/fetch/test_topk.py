@@ -136,8 +136,11 @@ def test_a_nan_is_refused_with_its_position(length):
     ("scores", "k", "message"),
     [
         (np.zeros(3), 1, "scores is float64"),
-        (np.zeros((2, 2), np.float32), 1, "one dimension"),
-        (np.zeros(3, np.float32), 0, "k=0 must be at least 1"),
+        (np.zeros((2, 2), np.float32), 1, r"must be float32 of shape \(T,\)"),
+        (np.zeros(3, np.float32), 0, "k=0 must be a whole number, at least 1"),
+        (np.zeros(3, np.float32), 2.0, "k=2.0 must be a whole number"),
+        (np.zeros(3, np.float32), True, "k=True must be a whole number"),
+        ([0.0, 1.0], 1, "scores is a list"),
     ],
 )
 def test_bad_input_is_refused(scores, k, message):

@@ -185,7 +185,10 @@ def test_a_mapped_store_is_a_kv_store():
 
 @pytest.mark.parametrize(
     ("num_rows", "metadata_bytes", "message"),
-    [(0, 0, "num_rows=0 must be at least 1"), (1, 100, r"metadata_bytes=100 is not a multiple of 4096 \(next: 4096\)")],
+    [
+        (0, 0, "num_rows=0 must be a whole number, at least 1"),
+        (1, 100, r"metadata_bytes=100 is not a multiple of 4096 \(next: 4096\)"),
+    ],
 )
 def test_sizes_that_cannot_be_are_refused(num_rows, metadata_bytes, message):
     with pytest.raises(GeometryError, match=message):

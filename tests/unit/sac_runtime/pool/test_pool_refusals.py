@@ -19,7 +19,7 @@ from tests.support.pool import Fleet, chain, contents, create, geometry_of, memo
 def test_a_count_that_is_no_number_of_blocks_is_refused(fleet, count):
     blocks = put(fleet.pools[0], chain(1, 6, fleet.geometry))
     for act in (fleet.pools[0].allocate, fleet.pools[0].retire_coldest):
-        with pytest.raises(GeometryError, match=f"count={count} must be a number of blocks"):
+        with pytest.raises(GeometryError, match=f"count={count} must be a whole number, at least 0"):
             act(count)
     assert fleet.pools[0].num_free == 0
     assert fleet.pools[0].count(BlockState.PUBLISHED) == len(blocks)
@@ -85,7 +85,7 @@ def test_hashes_of_another_shape_or_type_are_refused(fleet, wrong):
 @pytest.mark.parametrize("blocks", [np.array([0.9]), np.array([True])])
 def test_block_numbers_are_integers(fleet, blocks):
     fleet.pools[0].allocate(2)
-    with pytest.raises(GeometryError, match="block numbers are integers"):
+    with pytest.raises(GeometryError, match="it must be integers of one dimension"):
         fleet.pools[0].free(blocks)
 
 
@@ -95,7 +95,7 @@ def test_the_number_of_tokens_of_an_absent_block_is_refused(fleet):
 
 
 def test_names_are_made_of_integers_and_a_short_root():
-    with pytest.raises(GeometryError, match="token numbers are integers"):
+    with pytest.raises(GeometryError, match="it must be integers of one dimension"):
         chain_hashes(np.array([1.5, 2.5]), 1)
     with pytest.raises(GeometryError, match="root of 65 bytes exceeds 64"):
         chain_hashes(np.array([1]), 1, root=bytes(65))

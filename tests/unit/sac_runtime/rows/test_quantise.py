@@ -117,5 +117,7 @@ def test_no_rows_are_packed_as_no_rows(layout):
 
 
 def test_rows_that_do_not_fit_the_layout_are_refused():
-    with pytest.raises(GeometryError, match=r"latent \(2, 500\) and rope \(2, 64\) do not fit layout 'bf16'"):
+    with pytest.raises(
+        GeometryError, match=r"pack_rows: latent is float32 of shape \(2, 500\); it must be float32 of shape \(n, 512\)"
+    ):
         quantise.pack_rows(KvLayout.bf16(), np.zeros((2, 500), np.float32), np.zeros((2, 64), np.float32))
