@@ -34,9 +34,7 @@ def require_token(geometry: PoolGeometry, token: int) -> None:
         )
 
 
-def require_whole_blocks(
-    geometry: PoolGeometry, name: str, rows: ByteArray | None, num_blocks: int, row_bytes: int
-) -> None:
+def require_put(geometry: PoolGeometry, name: str, rows: ByteArray | None, num_blocks: int, row_bytes: int) -> None:
     """Raise GeometryError unless `rows` are whole blocks in all layers: (L, num_blocks * block_tokens, row_bytes) uint8."""
     shape = (geometry.num_layers, num_blocks * geometry.block_tokens, row_bytes)
     if rows is None:

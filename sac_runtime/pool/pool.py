@@ -227,11 +227,9 @@ class Pool:
         values: (L, n * block_tokens, row_bytes) uint8; index_keys: (L, n * block_tokens, index_key_bytes) uint8, where the pool
         holds them. Returns the blocks, (n,) int64. Raises GeometryError, PoolFullError, FencedError; then nothing is held, unless
         its publication was cut off, so that others may see it."""
-        arguments.require_whole_blocks(self.geometry, "values", values, len(hashes), self.geometry.layout.row_bytes)
+        arguments.require_put(self.geometry, "values", values, len(hashes), self.geometry.layout.row_bytes)
         if self.geometry.index_key_bytes or index_keys is not None:
-            arguments.require_whole_blocks(
-                self.geometry, "index_keys", index_keys, len(hashes), self.geometry.index_key_bytes
-            )
+            arguments.require_put(self.geometry, "index_keys", index_keys, len(hashes), self.geometry.index_key_bytes)
         blocks = self.allocate(len(hashes))
         try:
             for layer in range(self.geometry.num_layers):
