@@ -4,12 +4,13 @@ made.
 
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Self
 
 from emulation.errors import InputError
 from emulation.machines.backend import Backend
 from emulation.machines.hypervisor import Hypervisor, HypervisorError
-from emulation.machines.record import BedFolder, BedRecord, HostRecord
+from emulation.machines.record import MEMORY_FOLDER_PREFIX, BedFolder, BedRecord, HostRecord
 from emulation.machines.remote import RemoteMachine
 from guest.session import Session
 
@@ -111,7 +112,7 @@ class Hosts:
         RemoteMachineError, with everything left as it is, where another machine does not do its part."""
         try:
             self.hypervisor.destroy(self.domains)
-        except HypervisorError as error:
+        except (HypervisorError, OSError) as error:  # OSError: no room to ask in; what follows needs none
             if self.remote is not None:
                 raise HypervisorError(
                     f"{error}; hosts of bed '{self.record.name}' may still run on {self.remote.target}: try again when it"
@@ -121,5 +122,6 @@ class Hosts:
             self.remote.close_tunnel()
             self.remote.remove([self.record.memory_folder, str(self.folder.path)])
         self.hypervisor.end_strays([host.uuid for host in self.record.hosts])
-        shutil.rmtree(self.record.memory_folder, ignore_errors=True)
+        if Path(self.record.memory_folder).name.startswith(MEMORY_FOLDER_PREFIX):
+            shutil.rmtree(self.record.memory_folder, ignore_errors=True)
         self.folder.remove()

@@ -146,7 +146,8 @@ class Libvirt:
 
     def _keep_log(self, text: str) -> None:
         if self.root.is_dir():
-            with (self.root / "libvirt.log").open("a") as log:
+            # Without room for a log a bed can still be ended.
+            with suppress(OSError), (self.root / "libvirt.log").open("a") as log:
                 log.write(text)
 
 

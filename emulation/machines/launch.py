@@ -26,7 +26,7 @@ from emulation.machines.hypervisor import EMBEDDED, HypervisorError, PortTakenEr
 from emulation.machines.kvm import choose
 from emulation.machines.ports import free_ports
 from emulation.machines.promise import require_promise
-from emulation.machines.record import Accelerator, BedFolder, BedRecord, HostRecord, kept_folder
+from emulation.machines.record import MEMORY_FOLDER_PREFIX, Accelerator, BedFolder, BedRecord, HostRecord, kept_folder
 from emulation.machines.remote import RemoteMachine
 from emulation.machines.side_by_side import side_by_side
 from emulation.say import Say
@@ -39,6 +39,7 @@ from guest.session import PYTHON_PATH
 from qemu_configs import render
 from qemu_configs.picture import Picture, picture_of
 from qemu_configs.topology import Host, Topology
+from qemu_configs.type3 import backends
 from sac_runtime.memory.spec import StoreSpec
 from sac_runtime.native import LIBRARY
 
@@ -110,7 +111,7 @@ class Launch:
 
     def write_record(self) -> None:
         """Leave the record: from here on, whatever happens to this process, `down` finds all that belongs to the bed."""
-        self.hosts.folder.path.mkdir(parents=True, exist_ok=True)
+        self.hosts.folder.make()
         self._note()
 
     def start(self) -> None:
@@ -153,7 +154,12 @@ class Launch:
     def _make_folders(self) -> None:
         memory_folder = self.hosts.record.memory_folder
         if self.hosts.remote is None:
-            Path(memory_folder).mkdir(parents=True)
+            Path(memory_folder).mkdir(mode=0o700, parents=True)
+            for (
+                device
+            ) in self.topology.devices:  # QEMU fills them; made by it, all users of this machine could read them
+                for backend in backends(device, Path(memory_folder)):
+                    Path(str(backend["mem-path"])).touch(0o600)
         else:
             self.hosts.remote.make_folders([str(self.hosts.folder.path), memory_folder])
 
@@ -287,7 +293,7 @@ def _first_record(
         image_hash=image.hash,
         emulator=str(emulator.path),
         emulator_choice=str(emulator),
-        memory_folder=str(options.memory_folder / f"cxlbed-{name}-{secrets.token_hex(4)}"),
+        memory_folder=str(options.memory_folder / f"{MEMORY_FOLDER_PREFIX}{name}-{secrets.token_hex(4)}"),
         hosts=hosts,
     )
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -26,6 +27,7 @@ Accelerator = Literal["kvm", "tcg"]
 
 NAME_RULE = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 RECORD = "bed.json"
+MEMORY_FOLDER_PREFIX = "cxlbed-"  # of every folder of backing files: nothing else is ever removed as one
 LONGEST_SOCKET_PATH = 107  # sun_path, less its end
 LONGEST_SOCKET_BELOW = len(
     "/v/lib/qemu/domain-1-cxlbed-1234567890123/monitor.sock"
@@ -100,6 +102,10 @@ class BedFolder:
     def monitor(self, host: str) -> Path:
         return self.path / f"{host}.qmp"
 
+    def make(self) -> None:
+        """Make the folder, for its owner alone: it holds keys, and sockets by which hosts are ended."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def require_room_for_sockets(self) -> None:
         """Raise InputError where the embedded driver's sockets would have paths too long for the kernel."""
         excess = len(str(self.path)) + LONGEST_SOCKET_BELOW - LONGEST_SOCKET_PATH
@@ -125,7 +131,9 @@ class BedFolder:
         write_whole(self.path / RECORD, json.dumps(asdict(record), indent=1))
 
     def read(self) -> BedRecord | None:
-        """The record, or None where no bed of this name is known. Raises MachineError for one that cannot be understood."""
+        """The record, or None where no bed of this name is known. Raises MachineError for one that cannot be understood, or that
+        somebody else has put there."""
+        self._require_ours()
         try:
             text = (self.path / RECORD).read_text()
         except FileNotFoundError:
@@ -139,6 +147,19 @@ class BedFolder:
                 f"bed '{self.path.name}': {self.path / RECORD} is damaged or of another version of cxlbed ({error});"
                 " end the bed with that version, or end its QEMU and remove the folder"
             ) from error
+
+    def _require_ours(self) -> None:
+        """Raise MachineError where the folder or its record is another user's, or lies elsewhere behind a link: what a record
+        names is run and removed."""
+        for path, is_right in ((self.path, stat.S_ISDIR), (self.path / RECORD, stat.S_ISREG)):
+            try:
+                status = path.lstat()
+            except FileNotFoundError:
+                return
+            if status.st_uid != os.getuid() or not is_right(status.st_mode):
+                raise MachineError(
+                    f"bed '{self.path.name}': {path} is a link, or of user {status.st_uid}: cxlbed did not make it; remove it"
+                )
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -171,11 +192,25 @@ def state_root() -> Path:
         raise MachineError(
             f"state folder {root}: cannot be made ({error.strerror}); set CXLBED_STATE_DIR to a folder of yours"
         ) from error
-    if root.stat().st_uid != os.getuid():
-        raise MachineError(
-            f"state folder {root}: belongs to user {root.stat().st_uid}; set CXLBED_STATE_DIR to a folder of yours"
-        )
+    _require_private(root)
     return root
+
+
+def _require_private(root: Path) -> None:
+    """Raise MachineError where another user could put, or have put, a bed into the state folder."""
+    for owner in {root.lstat().st_uid, root.stat().st_uid} - {os.getuid()}:  # of a link, and of what it leads to
+        raise MachineError(f"state folder {root}: belongs to user {owner}; set CXLBED_STATE_DIR to a folder of yours")
+    if root.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise MachineError(
+            f"state folder {root}: mode={stat.S_IMODE(root.stat().st_mode):04o} lets others write in it; beds are read from there:"
+            f" look what is in it, then chmod go-w {root}"
+        )
+    above = root.resolve().parent
+    if above.stat().st_mode & stat.S_IWOTH and not above.stat().st_mode & stat.S_ISVTX:
+        raise MachineError(
+            f"state folder {root}: any user may replace it, since {above} is writable for all without the sticky bit;"
+            " set CXLBED_STATE_DIR to a folder elsewhere"
+        )
 
 
 def bed_folder(name: str) -> BedFolder:

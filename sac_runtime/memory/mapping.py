@@ -33,9 +33,14 @@ def map_file(descriptor: int, size_bytes: int, name: str, huge_pages: bool = Fal
     """Map a file that several processes share; an empty one gets its size first. Raises StoreError if it is too small."""
     present_bytes = os.fstat(descriptor).st_size
     if present_bytes == 0:
-        extend_file(descriptor, name, size_bytes)
+        require_room(descriptor, name, size_bytes)
     elif present_bytes < size_bytes:
         raise StoreError(f"store {name!r}: size_bytes={present_bytes} is below the {size_bytes} that are asked for")
+    try:
+        allocate(descriptor, name, size_bytes)
+    except StoreError:
+        os.ftruncate(descriptor, present_bytes)
+        raise
     return map_memory(descriptor, size_bytes, name, huge_pages)
 
 
@@ -52,15 +57,26 @@ def require_node(node: int, name: str) -> None:
         raise StoreError(f"{name}: no such node; /sys/devices/system/node lists those of this machine")
 
 
-def extend_file(descriptor: int, name: str, size_bytes: int) -> None:
-    """Give a new file its size. A file system without the space is found here, not by a bus error later."""
+def require_room(descriptor: int, name: str, size_bytes: int) -> None:
+    """Raise StoreError where a file's file system has less than `size_bytes` free: before anything of it is taken."""
     space = os.fstatvfs(descriptor)
     free_bytes = space.f_bavail * space.f_frsize
     if free_bytes < size_bytes:
         raise StoreError(
             f"store {name!r}: size_bytes={size_bytes} exceeds the {free_bytes} bytes free on its file system"
         )
-    os.ftruncate(descriptor, size_bytes)
+
+
+def allocate(descriptor: int, name: str, size_bytes: int) -> None:
+    """Give every page of a file its place on the file system, whoever made the file: one that is found full when a page is first
+    written ends the process with SIGBUS. Raises StoreError."""
+    try:
+        os.posix_fallocate(descriptor, 0, size_bytes)
+    except OSError as error:
+        raise StoreError(
+            f"store {name!r}: size_bytes={size_bytes} cannot be allocated on its file system: {error.strerror} (free some, or "
+            "choose another)"
+        ) from error
 
 
 def map_memory(descriptor: int, size_bytes: int, name: str, huge_pages: bool = False) -> mmap.mmap:

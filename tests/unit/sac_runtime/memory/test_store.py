@@ -1,6 +1,7 @@
 """MappedStore on every memory that a test machine has: bytes, refusals, placement. What needs a device runs in the VM tests."""
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -324,3 +325,26 @@ def test_a_wrong_stride_shows_in_the_bytes(store, values):
     store.read_rows(np.arange(10), out)
     assert np.array_equal(out[0], values[0]), "row 0 hides the fault"
     assert not np.array_equal(out[1:], values[1:10])
+
+
+def test_every_page_of_a_shared_file_has_its_place_before_it_is_written(tmp_path):
+    """A sparse file, whoever made it, ends a process with SIGBUS once its file system is full."""
+    fresh, sparse = tmp_path / "fresh", tmp_path / "sparse"
+    sparse.touch()
+    os.truncate(sparse, 1 << 20)
+    for path in (fresh, sparse):
+        with MappedStore.shared(path, layout=ODD, num_rows=100) as store:
+            assert path.stat().st_blocks * 512 >= store.size_bytes
+
+
+def test_a_file_that_cannot_be_allocated_is_refused_by_name_and_left_as_it_was(tmp_path):
+    path = tmp_path / "pool"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"size_bytes=\d+ cannot be allocated on its file system: File too large"):
+            MappedStore.shared(path, layout=ODD, num_rows=100_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.stat().st_size == 0
+    MappedStore.shared(path, layout=ODD, num_rows=100).close()
