@@ -9,7 +9,14 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from emulation.conformance.result import RunResult
-from emulation.latency.records import BareDocument, EntryDocument, InjectedDocument, PrefixDocument, ProfilesDocument
+from emulation.latency.records import (
+    BareDocument,
+    EntryDocument,
+    InjectedDocument,
+    PrefixDocument,
+    ProfilesDocument,
+    TraceDocument,
+)
 from emulation.numa.records import PlacementDocument, SurveyDocument
 from emulation.serving.records import ComparisonDocument, SweepDocument
 from emulation.timing import profile_file
@@ -24,8 +31,8 @@ def run_schema() -> Schema:
 
 
 def latency_schema() -> Schema:
-    """Of what `cxlbed latency` writes: one of five documents, by its options."""
-    return _written(EntryDocument | PrefixDocument | InjectedDocument | BareDocument | ProfilesDocument)
+    """Of what `cxlbed latency` writes: one of six documents, by its options."""
+    return _written(EntryDocument | PrefixDocument | TraceDocument | InjectedDocument | BareDocument | ProfilesDocument)
 
 
 def serving_schema() -> Schema:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from emulation.calibration.fit import Values, pattern_search
 from emulation.calibration.readings import Point, readings
 from emulation.latency.modelled import entries_us, prefix_mean_s
+from emulation.timing.interval import Residual
 from emulation.timing.profile import Bandwidth, Profile, load_profile
 from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 
@@ -83,6 +84,20 @@ def fig3_points(profile: Profile) -> list[Point]:
         )
         for row in readings("fig3_rdma_prefix.csv")
     ]
+
+
+def entry_residuals() -> dict[str, Residual]:
+    """Errors at Fig 5's readings, by profile that is fitted to them."""
+    points = fig5_points({tier: load_profile(name) for tier, name in FIG5_PROFILES.items()})
+    return {
+        name: Residual.of(point.error for point in points if point.name.split()[0] == tier)
+        for tier, name in FIG5_PROFILES.items()
+    }
+
+
+def prefix_residuals() -> dict[str, Residual]:
+    """Errors at Fig 3's readings, by profile that is fitted to them."""
+    return {PREFIX_ENGINE: Residual.of(point.error for point in fig3_points(load_profile(PREFIX_ENGINE)))}
 
 
 def fit_gpu_fetch() -> GpuFetchParameters:

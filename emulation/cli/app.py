@@ -48,7 +48,7 @@ VERBS = {
         "latency",
         "latency",
         "Fetch time by tier with its ratio to local DRAM: n random entries (as the SAC paper's Fig 5), or whole prefixes by "
-        "concurrency (Fig 3).",
+        "concurrency (Fig 3), or the misses of a recorded top-k trace.",
     ),
     "serve": Verb(
         "serve",

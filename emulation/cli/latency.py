@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from emulation.calibration.fetch import entry_residuals, prefix_residuals
 from emulation.cli.options import whole_numbers
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.terminal import show
@@ -21,7 +22,17 @@ from emulation.latency.modelled import (
     entry_times,
     prefix_times,
 )
-from emulation.latency.records import BareDocument, EntryDocument, InjectedDocument, PrefixDocument, ProfilesDocument
+from emulation.latency.records import (
+    BareDocument,
+    EntryDocument,
+    InjectedDocument,
+    PrefixDocument,
+    ProfilesDocument,
+    TraceDocument,
+)
+from emulation.latency.replayed import replay
+from emulation.latency.setting import setting_of
+from emulation.latency.traced import recording_of_trace
 from emulation.report.latency import (
     bare_table,
     draw_entries,
@@ -30,14 +41,17 @@ from emulation.report.latency import (
     injected_table,
     prefixes_table,
     profiles_table,
+    trace_table,
 )
+from emulation.timing.path import default_path
 from emulation.timing.profile import Profile, load_profile
 from emulation.timing.profile_folders import profile_names
-from emulation.timing.tiers import DEFAULT_PROFILES, PREFIX_PROFILES
+from emulation.timing.tiers import DEFAULT_PROFILES, PREFIX_PROFILES, dram_beside
 from sac_runtime.label import Label
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.spec import STORE_NAMES
-from sac_runtime.rows.layout import LINE_BYTES, KvLayout
+from sac_runtime.rows.layout import LINE_BYTES, SAC_BUFFER_SLOTS, KvLayout
+from sac_runtime.traces.tables import open_trace
 
 DEFAULT_TIERS = "dram,cxl,rdma"
 
@@ -73,6 +87,14 @@ EntriesOption = Annotated[str | None, typer.Option("--entries", help="Numbers of
 RowsOption = Annotated[Rows, typer.Option("--rows", help="Row format of an entry.")]
 ContextOption = Annotated[str | None, typer.Option("--context", help="Prefix lengths in tokens (figure 3).")]
 ConcurrencyOption = Annotated[str | None, typer.Option("--concurrency", help="Fetches at once (figure 3).")]
+TraceOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trace",
+        help="Fetch what hot buffers miss of this top-k trace: a trace file, .npz or .csv (docs/topk-traces.md).",
+    ),
+]
+BufferOption = Annotated[int, typer.Option("--hot-buffer", help="With --trace: slots of each layer's hot buffer.")]
 StoreOption = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +118,8 @@ def latency(
     rows: RowsOption = Rows.BF16,
     context: ContextOption = None,
     concurrency: ConcurrencyOption = None,
+    trace: TraceOption = None,
+    hot_buffer: BufferOption = SAC_BUFFER_SLOTS,
     store: StoreOption = None,
     bare: BareOption = None,
     store_rows: StoreRowsOption = 1 << 17,
@@ -105,9 +129,13 @@ def latency(
     json: JsonOption = None,
 ) -> None:
     """Fetch time by tier with its ratio to local DRAM: n random entries (as the SAC paper's Fig 5), or whole prefixes by
-    concurrency (Fig 3). Modelled on a virtual clock; with --store, real bytes and stalls on the wall clock."""
+    concurrency (Fig 3), or the misses of a recorded top-k trace. Modelled on a virtual clock; with --store, real bytes and
+    stalls on the wall clock."""
     if list_profiles:
         _list(json)
+    elif trace is not None:
+        _refuse_store(store or bare, "moves entries, not a trace's misses; leave out --trace")
+        _traced(trace, hot_buffer, _profiles(profile, tier, reader or Reader.GPU), rows, json)
     elif figure == 3:
         _refuse_store(store or bare, "moves entries, not prefixes; use it with --figure 5")
         _prefixes(_prefix_profiles(profile, tier), context, concurrency, plot, json)
@@ -146,22 +174,60 @@ def _list(json: Path | None) -> None:
 
 
 def _entries(profiles: list[Profile], counts: list[int], rows: Rows, plot: Path | None, json: Path | None) -> None:
-    times = entry_times(profiles, counts, _line_bytes(rows))
-    write_json(json, asdict(EntryDocument(5, rows, times)))
+    times = entry_times(profiles, counts, _line_bytes(rows), entry_residuals())
+    setting = setting_of(profiles, "one reader alone", entries=counts)
+    write_json(json, asdict(EntryDocument(5, rows, setting, times)))
     if plot is not None:
         draw_entries(times, rows, plot)
-    show(json, entries_table(times, rows))
+    show(json, entries_table(times, rows, setting))
 
 
 def _prefixes(
     profiles: list[Profile], context: str | None, concurrency: str | None, plot: Path | None, json: Path | None
 ) -> None:
     contexts = _numbers("context", context, FIG3_CONTEXTS)
-    times = prefix_times(profiles, contexts, _numbers("concurrency", concurrency, FIG3_CONCURRENCIES))
-    write_json(json, asdict(PrefixDocument(3, times)))
+    concurrencies = _numbers("concurrency", concurrency, FIG3_CONCURRENCIES)
+    times = prefix_times(profiles, contexts, concurrencies, prefix_residuals())
+    setting = setting_of(
+        profiles, "prefixes whole, as SAC's engine moves them", contexts=contexts, concurrencies=concurrencies
+    )
+    write_json(json, asdict(PrefixDocument(3, setting, times)))
     if plot is not None:
         draw_prefixes(times, plot)
-    show(json, prefixes_table(times))
+    show(json, prefixes_table(times, setting))
+
+
+def _traced(path: Path, hot_buffer: int, profiles: list[Profile], rows: Rows, json: Path | None) -> None:
+    trace = open_trace(path)
+    recording = recording_of_trace(trace, hot_buffer, _layout(rows))
+    tiers = {profile.name: profile for profile in profiles}
+    named = {one.tier if len({p.tier for p in profiles}) == len(tiers) else one.name: one for one in tiers.values()}
+    drams = {"dram": dram_beside(profiles[0], profiles)} if "dram" not in named else {}
+    paths = {name: [default_path(profile)] for name, profile in {**drams, **named}.items()}
+    records = replay(recording, paths, entry_residuals())
+    header = trace.header
+    setting = setting_of(
+        [path.profile for (path,) in paths.values()],
+        "one reader alone, layer after layer",
+        contexts=header.context_tokens,
+        model="the trace",
+    )
+    document = TraceDocument(
+        trace=str(path),
+        source=header.source,
+        requests=header.num_requests,
+        layers=header.num_layers,
+        steps=len(recording.misses),
+        top_k=header.top_k,
+        context_tokens=header.context_tokens,
+        hot_buffer=hot_buffer,
+        rows=rows,
+        miss_rate=recording.miss_rate,
+        setting=setting,
+        records=records,
+    )
+    write_json(json, asdict(document))
+    show(json, trace_table(document))
 
 
 def _injected(profiles: list[Profile], counts: list[int], source: _Source, json: Path | None) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from emulation.calibration.fetch import entry_residuals
 from emulation.cli.options import AcceleratorOption, EmulatorOption, MemoryOption, UriOption
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
@@ -20,6 +21,7 @@ from emulation.conformance.result import Result, RunResult
 from emulation.conformance.truth import JobShape
 from emulation.errors import InputError
 from emulation.latency.replayed import TierReplay
+from emulation.latency.setting import FetchSetting
 from emulation.machines import bed as beds
 from emulation.machines.bed import Bed
 from emulation.machines.launch import Options
@@ -76,11 +78,13 @@ def run(
             bed = ending.enter_context(beds.booted(topology, name, options, say))
         results = job.run(bed, shape, bit_flip, say, runtime)
         ending.callback(show, json, *bytes_report(results))  # whatever comes after: the verdict has been reached
-    replays = relative.replay_fetches(bed, shape, results)
-    show(json, relative_latency_table(replays))
-    write_json(json, asdict(_result(bed, results, replays)))
+    paths = relative.replay_paths(bed, results)
+    replays = relative.replay_fetches(paths, shape, results, entry_residuals())
+    setting = relative.replay_setting(paths, shape)
+    show(json, relative_latency_table(replays, setting))
+    write_json(json, asdict(_result(bed, results, setting, replays)))
     if report is not None:
-        typer.echo(f"report: {write_report(report, bed, results, replays)}", err=True)
+        typer.echo(f"report: {write_report(report, bed, results, replays, setting)}", err=True)
     if any(result.mismatches for result in results):
         raise typer.Exit(1)
 
@@ -95,12 +99,13 @@ def _flip(text: str | None) -> BitFlip | None:
         raise InputError(f"run: flip='{text}' must be LAYER, LAYER:TOKEN or LAYER:TOKEN:BYTE, whole numbers") from None
 
 
-def _result(bed: Bed, results: list[Result], replays: list[TierReplay]) -> RunResult:
+def _result(bed: Bed, results: list[Result], setting: FetchSetting, replays: list[TierReplay]) -> RunResult:
     return RunResult(
         topology=bed.topology.name,
         accelerator=bed.record.accelerator,
         ready_s=bed.record.ready_s,
         right=not any(result.mismatches for result in results),
         stores=[result.record() for result in results],
+        setting=setting,
         relative_latency=replays,
     )

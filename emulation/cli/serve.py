@@ -34,7 +34,7 @@ from emulation.serving.traces.reading import read_trace
 from emulation.timing.misses import MeasuredLaw
 from emulation.timing.profile import Profile, load_profile, read_by_gpu
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
-from sac_runtime.traces.format import TraceReader
+from sac_runtime.traces.tables import open_trace
 
 
 class Intervals(StrEnum):
@@ -238,9 +238,8 @@ def _measured_misses(path: Path | None, hot_buffers: tuple[int, ...]) -> dict[in
     """Misses per layer and step at each size of the hot buffer, measured on a recorded trace."""
     if path is None:
         return {}
-    if not path.is_file():
-        raise InputError(f"serve: topk-trace={str(path)!r} is no file; name a recorded trace")
-    return {slots: MeasuredLaw.of_trace(TraceReader(path), slots).measured for slots in hot_buffers}
+    trace = open_trace(path)
+    return {slots: MeasuredLaw.of_trace(trace, slots).measured for slots in hot_buffers}
 
 
 def _sweep(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from emulation.conformance.exchange import Exchange, SharedMemory
 from emulation.latency.replayed import TierReplay
+from emulation.latency.setting import FetchSetting
 from guest.agent.answer import Answer
 from sac_runtime.label import Label
 from sac_runtime.rows.layout import IntArray
@@ -39,13 +40,14 @@ class StoreRecord:
 @dataclass(frozen=True)
 class RunResult:
     """A whole run. right: no store has a mismatch; ready_s: seconds until the bed was up, no figure of any memory;
-    relative_latency: the fetches replayed on every tier, modelled."""
+    relative_latency: the fetches replayed on every tier, modelled; setting: what those times are of."""
 
     topology: str
     accelerator: str
     ready_s: float | None
     right: bool
     stores: list[StoreRecord]
+    setting: FetchSetting
     relative_latency: list[TierReplay]
 
 

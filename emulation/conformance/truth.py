@@ -21,7 +21,8 @@ from sac_runtime.errors import GeometryError
 from sac_runtime.rows.layout import DEEPSEEK_TOP_K, SAC_BUFFER_SLOTS, ByteArray, FloatArray, IntArray, KvLayout
 from sac_runtime.rows.quantise import pack_rows
 from sac_runtime.traces import synthetic
-from sac_runtime.traces.format import TraceReader, TraceStep
+from sac_runtime.traces.format import TraceStep
+from sac_runtime.traces.tables import Trace, open_trace
 
 
 @dataclass(frozen=True)
@@ -141,13 +142,10 @@ def require_published(shape: JobShape) -> None:
         ) from error
 
 
-def require_trace(shape: JobShape) -> TraceReader:
+def require_trace(shape: JobShape) -> Trace:
     """The trace of `shape`. Raises InputError where it is not there or records another shape, TraceError where it is damaged."""
     assert shape.trace is not None
-    try:
-        reader = TraceReader(shape.trace)
-    except OSError as error:
-        raise InputError(f"trace {shape.trace}: cannot be read ({error.strerror})") from error
+    reader = open_trace(shape.trace)
     header = reader.header
     if (
         header.context_tokens[0] != shape.context_tokens

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from emulation.latency.injected import BareTime, StoreTime
 from emulation.latency.modelled import EntryTime, PrefixTime
+from emulation.latency.replayed import TierReplay
+from emulation.latency.setting import FetchSetting
 from emulation.timing.clock import InjectorSummary
 from emulation.timing.profile import Profile
 
@@ -14,6 +16,7 @@ class EntryDocument:
 
     figure: int
     rows: str
+    setting: FetchSetting
     records: list[EntryTime]
 
 
@@ -22,7 +25,29 @@ class PrefixDocument:
     """Fetches of whole prefixes, modelled (figure 3)."""
 
     figure: int
+    setting: FetchSetting
     records: list[PrefixTime]
+
+
+@dataclass(frozen=True)
+class TraceDocument:
+    """Fetches of what hot buffers of `hot_buffer` slots miss of a recorded top-k trace, modelled.
+
+    trace: its file; source: as its header says; requests, layers, steps, top_k, context_tokens (by request): its sizes;
+    miss_rate: share of the top-k that later steps fetch."""
+
+    trace: str
+    source: str
+    requests: int
+    layers: int
+    steps: int
+    top_k: int
+    context_tokens: tuple[int, ...]
+    hot_buffer: int
+    rows: str
+    miss_rate: float
+    setting: FetchSetting
+    records: list[TierReplay]
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,18 @@ beside one fetch of the whole prefix. Knows miss counts, row formats and paths; 
 Layers and steps come one after the other, as in decode: a layer's fetch begins when the one before has ended. Compute
 between them is left out: these are times of fetching alone. Several readers replay the same misses at once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from emulation.errors import InputError
-from emulation.latency.modelled import NUM_READERS, prefix_transfer
+from emulation.latency.modelled import NO_RESIDUALS, NUM_READERS, prefix_transfer
+from emulation.timing.disagreement import other_readings
+from emulation.timing.interval import NO_RESIDUAL, Interval, Residual, interval_of
 from emulation.timing.links.fabric import Fabric
 from emulation.timing.path import LinkPath, Transfer, default_path
-from emulation.timing.profile import load_profile
+from emulation.timing.profile import Profile, load_profile
 from emulation.timing.tiers import DEFAULT_PROFILES
 from sac_runtime.label import Label
 from sac_runtime.memory.store import Plan
@@ -64,7 +66,8 @@ class Recording:
 class TierReplay:
     """One tier: fetching the recorded misses beside fetching the whole prefix once. Times are means over the readers.
     topk_us: of all steps; step_us: of one later step; ratio_to_dram: of topk_us to that over local DRAM;
-    break_even_steps: n* by bytes; break_even_steps_by_time: prefix_us over step_us; None: never."""
+    break_even_steps: n* by bytes; break_even_steps_by_time: prefix_us over step_us; None: never.
+    intervals: what is known of topk_us, step_us and prefix_us: profiles of one subject that disagree, and the fit's errors."""
 
     tier: str
     profile: str
@@ -81,6 +84,7 @@ class TierReplay:
     prefix_ratio_to_dram: float
     break_even_steps: float | None
     break_even_steps_by_time: float | None
+    intervals: dict[str, Interval]
 
 
 def recording_of_plans(plans: Sequence[Sequence[Plan]], context_tokens: int, top_k: int, layout: KvLayout) -> Recording:
@@ -98,36 +102,76 @@ def tier_paths(num_readers: int = 1, read_by: str = "gpu") -> dict[str, list[Lin
     }
 
 
-def replay(recording: Recording, tiers: dict[str, list[LinkPath]]) -> list[TierReplay]:
-    """Replay over each tier's paths, one per reader. Ratios are to the tier `dram`, which must be among them."""
+def replay(
+    recording: Recording, tiers: dict[str, list[LinkPath]], residuals: Mapping[str, Residual] = NO_RESIDUALS
+) -> list[TierReplay]:
+    """Replay over each tier's paths, one per reader. Ratios are to the tier `dram`, which must be among them. residuals: the
+    fit's, by profile."""
     if "dram" not in tiers:
         raise InputError(f"replay: tiers {', '.join(tiers)} lack dram, which ratios are set against")
-    topk_ns = {tier: _topk_ns(recording, paths) for tier, paths in tiers.items()}
+    dram = _times(recording, tiers["dram"])
+    return [_tier_replay(recording, tier, paths, dram, residuals) for tier, paths in tiers.items()]
+
+
+@dataclass(frozen=True)
+class _Times:
+    """Mean times of the readers, ns."""
+
+    topk_ns: float
+    step_ns: float
+    prefix_ns: float
+
+
+def _times(recording: Recording, paths: Sequence[LinkPath]) -> _Times:
     later = recording.later
-    step_ns = {tier: _topk_ns(later, paths) / later.misses.shape[0] for tier, paths in tiers.items()}
-    prefix_ns = {tier: _prefix_ns(recording, paths) for tier, paths in tiers.items()}
+    step_ns = _topk_ns(later, paths) / later.misses.shape[0]
+    return _Times(_topk_ns(recording, paths), step_ns, _prefix_ns(recording, paths))
+
+
+def _tier_replay(
+    recording: Recording, tier: str, paths: Sequence[LinkPath], dram: _Times, residuals: Mapping[str, Residual]
+) -> TierReplay:
+    times, profile = _times(recording, paths), paths[0].profile
     rows, prefix_rows = int(recording.misses.sum()), recording.context_tokens * recording.num_layers
     row_bytes, lines = recording.layout.row_bytes, recording.layout.lines_per_row
-    return [
-        TierReplay(
-            tier=tier,
-            profile=paths[0].profile.name,
-            label=Label.MODELLED,
-            rows=rows,
-            num_bytes=rows * row_bytes,
-            lines=rows * lines,
-            topk_us=topk_ns[tier] / 1e3,
-            step_us=step_ns[tier] / 1e3,
-            ratio_to_dram=topk_ns[tier] / topk_ns["dram"] if rows else 1.0,
-            prefix_bytes=prefix_rows * row_bytes,
-            prefix_lines=prefix_rows * lines,
-            prefix_us=prefix_ns[tier] / 1e3,
-            prefix_ratio_to_dram=prefix_ns[tier] / prefix_ns["dram"],
-            break_even_steps=recording.break_even_steps,
-            break_even_steps_by_time=prefix_ns[tier] / step_ns[tier] if step_ns[tier] else None,
-        )
-        for tier, paths in tiers.items()
+    return TierReplay(
+        tier=tier,
+        profile=profile.name,
+        label=Label.MODELLED,
+        rows=rows,
+        num_bytes=rows * row_bytes,
+        lines=rows * lines,
+        topk_us=times.topk_ns / 1e3,
+        step_us=times.step_ns / 1e3,
+        ratio_to_dram=times.topk_ns / dram.topk_ns if rows else 1.0,
+        prefix_bytes=prefix_rows * row_bytes,
+        prefix_lines=prefix_rows * lines,
+        prefix_us=times.prefix_ns / 1e3,
+        prefix_ratio_to_dram=times.prefix_ns / dram.prefix_ns,
+        break_even_steps=recording.break_even_steps,
+        break_even_steps_by_time=times.prefix_ns / times.step_ns if times.step_ns else None,
+        intervals=_intervals(recording, times, paths, residuals.get(profile.name, NO_RESIDUAL)),
+    )
+
+
+def _intervals(
+    recording: Recording, times: _Times, paths: Sequence[LinkPath], residual: Residual
+) -> dict[str, Interval]:
+    """Over the other readings of the paths' subject, each as its profile describes it by itself."""
+    others = [
+        _times(recording, [_with_profile(path, other) for path in paths]) for other in other_readings(paths[0].profile)
     ]
+    return {
+        f"{name}_us": interval_of(
+            getattr(times, f"{name}_ns") / 1e3, [getattr(other, f"{name}_ns") / 1e3 for other in others], residual
+        )
+        for name in ("topk", "step", "prefix")
+    }
+
+
+def _with_profile(path: LinkPath, profile: Profile) -> LinkPath:
+    """The default path of another profile, for the same reader."""
+    return default_path(profile, path.reader.link)
 
 
 def _topk_ns(recording: Recording, paths: Sequence[LinkPath]) -> float:

@@ -8,9 +8,11 @@ from rich.table import Table
 from emulation.calibration.readings import readings
 from emulation.latency.injected import BareTime, StoreTime
 from emulation.latency.modelled import EntryTime, PrefixTime
+from emulation.latency.records import TraceDocument
+from emulation.latency.setting import FetchSetting
 from emulation.report.plots import Axes, Series, draw_lines
 from emulation.report.tables import make_table
-from emulation.report.wording import significant
+from emulation.report.wording import span_of
 from emulation.timing.clock import InjectorSummary
 from emulation.timing.profile import Profile
 from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
@@ -27,19 +29,84 @@ def profiles_table(profiles: Sequence[Profile]) -> Table:
     return make_table("timing profiles", columns, rows, note)
 
 
-def entries_table(times: Sequence[EntryTime], rows: str) -> Table:
+def entries_table(times: Sequence[EntryTime], rows: str, setting: FetchSetting) -> Table:
     """One line per profile and number of entries. rows: the name of their row format."""
-    columns = ["tier", "entries", "us", "x dram", "us, all profiles", "label", "profile"]
-    cells = [(t.tier, t.entries, t.us, t.ratio_to_dram, _span(t.us_low, t.us_high), t.label, t.profile) for t in times]
-    note = "all profiles: the least and the most over every profile of the tier for this reader"
+    columns = ["tier", "entries", "us", "known", "x dram", "us, all profiles", "published us", "read fresh us", "label",
+               "profile"]  # fmt: skip
+    cells = [
+        (
+            t.tier,
+            t.entries,
+            t.us,
+            span_of(t.interval.low, t.interval.high),
+            t.ratio_to_dram,
+            span_of(t.us_low, t.us_high),
+            t.publish_us,
+            t.fresh_us,
+            t.label,
+            t.profile,
+        )
+        for t in times
+    ]
+    note = (
+        "known: over profiles of one subject, and the fit's errors; all profiles: over every profile of the tier for this reader\n"
+        "published, read fresh: as many entries written until other hosts see them, read so that theirs are seen, by a CPU's "
+        f"non-temporal stores and clflush (second-hand)\n{setting.words()}"
+    )
     return make_table(f"fetch of n random {rows} entries, one reader alone", columns, cells, note)
 
 
-def prefixes_table(times: Sequence[PrefixTime]) -> Table:
+def prefixes_table(times: Sequence[PrefixTime], setting: FetchSetting) -> Table:
     """One line per profile, context and concurrency."""
-    columns = ["tier", "context", "concurrency", "mean s", "label", "profile"]
-    cells = [(t.tier, t.context_tokens, t.concurrency, t.mean_s, t.label, t.profile) for t in times]
-    return make_table("fetch of whole prefixes, all begun at once behind one adapter", columns, cells)
+    columns = ["tier", "context", "concurrency", "mean s", "known", "label", "profile"]
+    cells = [
+        (
+            t.tier,
+            t.context_tokens,
+            t.concurrency,
+            t.mean_s,
+            span_of(t.interval.low, t.interval.high),
+            t.label,
+            t.profile,
+        )
+        for t in times
+    ]
+    title = "fetch of whole prefixes, all begun at once behind one adapter"
+    return make_table(title, columns, cells, setting.words())
+
+
+def trace_table(document: TraceDocument) -> Table:
+    """One line per tier or profile: what hot buffers missed of a trace, beside one fetch of the whole prefix."""
+    columns = [
+        "tier",
+        "top-k us",
+        "known",
+        "x dram",
+        "us per later step",
+        "prefix us",
+        "n* by time",
+        "label",
+        "profile",
+    ]
+    cells = [
+        (
+            t.tier,
+            t.topk_us,
+            span_of(t.intervals["topk_us"].low, t.intervals["topk_us"].high),
+            t.ratio_to_dram,
+            t.step_us,
+            t.prefix_us,
+            t.break_even_steps_by_time,
+            t.label,
+            t.profile,
+        )
+        for t in document.records
+    ]
+    title = (
+        f"{document.trace}: {document.steps} steps of {document.requests} request(s) and {document.layers} layers, top-k "
+        f"{document.top_k}, hot buffers of {document.hot_buffer} slots miss {document.miss_rate:.1%} later"
+    )
+    return make_table(title, columns, cells, f"{document.source}\n{document.setting.words()}")
 
 
 def injected_table(times: Sequence[StoreTime], error: InjectorSummary, store: str) -> Table:
@@ -92,7 +159,3 @@ def draw_prefixes(times: Sequence[PrefixTime], plot: Path) -> None:
         series.append(Series(f"SAC Fig 3, {tokens:,} tokens", x, y, dots=True))
     axes = Axes("fetch of whole prefixes (modelled)", "concurrency", "mean s", log_x=True, log_y=True)
     draw_lines(plot, axes, series)
-
-
-def _span(low: float, high: float) -> str:
-    return f"{significant(low)} to {significant(high)}"

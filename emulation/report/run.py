@@ -7,10 +7,12 @@ from rich.table import Table
 
 from emulation.conformance.result import Result
 from emulation.latency.replayed import TierReplay
+from emulation.latency.setting import FetchSetting
 from emulation.machines.bed import Bed
 from emulation.report.page import PageTable, Section, write_page
 from emulation.report.plots import Axes, draw_bars
 from emulation.report.tables import Cell, make_table
+from emulation.report.wording import span_of
 
 MISMATCHES_SHOWN = 10  # of each store
 
@@ -18,7 +20,7 @@ _BYTES_COLUMNS = [
     "store", "written by", "fetched by", "rows", "bytes", "lines", "verified", "attention error", "label",
 ]  # fmt: skip
 _COLUMNS = [
-    "tier", "top-k us", "x dram", "us per later step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
+    "tier", "top-k us", "known", "x dram", "us per later step", "bytes", "lines", "prefix us", "prefix x dram", "prefix bytes",
     "n* by time", "label", "profile",
 ]  # fmt: skip
 
@@ -33,28 +35,30 @@ def bytes_report(results: Sequence[Result]) -> list[Table | str]:
     return [bytes_table(results), *(line for result in results for line in _wrong_lines(result))]
 
 
-def write_report(folder: Path, bed: Bed, results: Sequence[Result], replays: Sequence[TierReplay]) -> Path:
+def write_report(
+    folder: Path, bed: Bed, results: Sequence[Result], replays: Sequence[TierReplay], setting: FetchSetting
+) -> Path:
     """Write `run.html`, the results and the relative latency with its picture, to `folder`; returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     hosts = ", ".join(f"{host.name} ({', '.join(host.stores.values())})" for host in bed.record.hosts)
     text = f"Bed {bed.topology.name}: {hosts}; accelerator {bed.record.accelerator}. {bed.topology.description}"
     bytes_section = Section("Bytes", [text], [PageTable(_BYTES_COLUMNS, [_bytes_cells(one) for one in results])])
-    time_section = relative_latency_section(replays, folder / "relative-latency.png")
+    time_section = relative_latency_section(replays, setting, folder / "relative-latency.png")
     page = folder / "run.html"
     write_page(page, "cxlbed run", [bytes_section, time_section])
     return page
 
 
-def relative_latency_table(replays: Sequence[TierReplay]) -> Table:
+def relative_latency_table(replays: Sequence[TierReplay], setting: FetchSetting) -> Table:
     """The table for a terminal."""
-    return make_table("fetch time by tier", _COLUMNS, map(_cells, replays), _note(replays))
+    return make_table("fetch time by tier", _COLUMNS, map(_cells, replays), f"{_note(replays)}\n{setting.words()}")
 
 
-def relative_latency_section(replays: Sequence[TierReplay], picture: Path) -> Section:
+def relative_latency_section(replays: Sequence[TierReplay], setting: FetchSetting, picture: Path) -> Section:
     """A section of a page with the table and the picture, which is drawn into `picture` (.svg or .png)."""
     draw_relative_latency(picture, replays)
     table = PageTable(_COLUMNS, [_cells(one) for one in replays])
-    return Section("Relative latency", [_note(replays)], [table], [picture])
+    return Section("Relative latency", [_note(replays), *setting.words().splitlines()], [table], [picture])
 
 
 def draw_relative_latency(picture: Path, replays: Sequence[TierReplay]) -> None:
@@ -85,7 +89,8 @@ def _bytes_cells(one: Result) -> list[Cell]:
 
 def _cells(one: TierReplay) -> list[Cell]:
     return [
-        one.tier, one.topk_us, one.ratio_to_dram, one.step_us, one.num_bytes, one.lines, one.prefix_us,
+        one.tier, one.topk_us, span_of(one.intervals["topk_us"].low, one.intervals["topk_us"].high), one.ratio_to_dram,
+        one.step_us, one.num_bytes, one.lines, one.prefix_us,
         one.prefix_ratio_to_dram, one.prefix_bytes, one.break_even_steps_by_time, one.label, one.profile,
     ]  # fmt: skip
 

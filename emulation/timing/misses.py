@@ -33,9 +33,9 @@ from typing import Protocol, Self
 
 from emulation.errors import InputError
 from sac_runtime.rows.layout import DEEPSEEK_TOP_K
-from sac_runtime.traces.format import TraceReader
 from sac_runtime.traces.replay import PlanOnly, Replay
 from sac_runtime.traces.synthetic import LayerModel, SyntheticSpec
+from sac_runtime.traces.tables import Trace
 
 FOOTPRINT_STEPS = 1024
 FOOTPRINT_AT_16K = 12_240  # tokens touched in 1K steps [SAC Fig 4: 0.86 GB of 70,272 B]
@@ -173,7 +173,7 @@ class MeasuredLaw:
     source: str = "a recorded trace through the runtime's hot buffer"
 
     @classmethod
-    def of_trace(cls, trace: TraceReader, buffer_slots: int, top_k: int = DEEPSEEK_TOP_K) -> Self:
+    def of_trace(cls, trace: Trace, buffer_slots: int, top_k: int = DEEPSEEK_TOP_K) -> Self:
         """Mean over a trace's requests, layers and second half (buffers full), at a model's `top_k`: a trace of another
         top-k scales slots and misses alike. Raises InputError for fewer than two steps."""
         header, scale = trace.header, trace.header.top_k / top_k

@@ -97,6 +97,23 @@ class LinkPath:
         _, late_ns = self.loaded_ns(transfer)
         return max(self.profile.floor_ns, ceil(max(self.works_ns(transfer))) + late_ns)
 
+    def publish_ns(self, num_bytes: int, way: str) -> int | None:
+        """Time of a write until other hosts see it, by what the CPU does for that; None where the profile says nothing
+        of coherence. The published time includes the transfer; it grows with the bytes, from one write's latency on."""
+        coherence = self.profile.coherence
+        if coherence is None:
+            return None
+        return max(self.profile.write_latency_ns, ceil(coherence.publish_ns[way] * num_bytes / coherence.num_bytes))
+
+    def fresh_read_ns(self, transfer: Transfer, way: str) -> int | None:
+        """Time of a read that is sure to bring what other hosts wrote; else as `publish_ns`. It was published for bytes in a row:
+        a transfer that takes longer by itself takes no less."""
+        coherence = self.profile.coherence
+        if coherence is None:
+            return None
+        fresh_ns = ceil(coherence.fresh_read_ns[way] * transfer.num_bytes / coherence.num_bytes)
+        return max(self.idle_ns(transfer), fresh_ns)
+
 
 def make_path(profile: Profile, reader: str, routes: Sequence[Route]) -> LinkPath:
     """Path with the profile's bandwidths, its bytes spread evenly over `routes`; routes may share an adapter."""

@@ -2,12 +2,14 @@
 
 import json
 
+import jsonschema
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from emulation.cli.latency import latency
 from emulation.errors import InputError
+from emulation.schemas import SCHEMAS
 from sac_runtime.errors import LabelMixError, StoreNameError
 
 app = typer.Typer()
@@ -130,3 +132,46 @@ def test_bad_input_is_named_with_its_rule(arguments, said):
     with pytest.raises((InputError, StoreNameError), match=said) as refusal:
         run(*arguments)
     assert refusal.value.exit_status == 2
+
+
+def topk_csv(tmp_path):
+    """Two steps, two layers, top-k 2 of a context of 100 tokens."""
+    path = tmp_path / "mine.csv"
+    path.write_text("# context_tokens=100\nstep,layer,rows\n0,0,1 2\n0,1,5 99\n1,0,2 3\n1,1,5 99\n")
+    return path
+
+
+def test_a_trace_is_fetched_without_a_bed(tmp_path):
+    document = json.loads(run("--trace", str(topk_csv(tmp_path)), "--hot-buffer", "4", "--json", "-").stdout)
+    jsonschema.validate(document, SCHEMAS["latency"]())
+    assert {key: document[key] for key in ("requests", "layers", "steps", "top_k", "context_tokens", "hot_buffer")} == {
+        "requests": 1, "layers": 2, "steps": 2, "top_k": 2, "context_tokens": [100], "hot_buffer": 4,
+    }  # fmt: skip
+    assert document["miss_rate"] == 0.25  # of the second step's 2 layers x 2, one
+    by_tier = {record["tier"]: record for record in document["records"]}
+    assert set(by_tier) == {"dram", "cxl", "rdma"}
+    assert {record["rows"] for record in by_tier.values()} == {5}
+    assert by_tier["rdma"]["prefix_us"] > by_tier["cxl"]["prefix_us"] > 0
+    assert by_tier["cxl"]["ratio_to_dram"] >= by_tier["dram"]["ratio_to_dram"] == 1
+    assert document["setting"]["outside_fit"]
+
+
+def test_a_trace_s_tiers_and_profiles_are_chosen_as_elsewhere_and_a_small_buffer_is_refused(tmp_path):
+    path = topk_csv(tmp_path)
+    document = json.loads(run("--trace", str(path), "--profile", "cxl-direct-140,cxl-direct-410", "--json", "-").stdout)
+    assert [record["tier"] for record in document["records"]] == ["dram", "cxl-direct-140", "cxl-direct-410"]
+    with pytest.raises(InputError, match="hot_buffer=1 is below the trace's top_k; give at least 2"):
+        run("--trace", str(path), "--hot-buffer", "1")
+    with pytest.raises(InputError, match="leave out --trace"):
+        run("--trace", str(path), "--store", "anonymous")
+
+
+def test_times_have_intervals_and_say_what_they_are_of():
+    document = json.loads(run("--entries", "64,4096", "--json", "-").stdout)
+    jsonschema.validate(document, SCHEMAS["latency"]())
+    for record in document["records"]:
+        interval = record["interval"]
+        assert interval["low"] < interval["value"] == record["us"] < interval["high"]
+    setting = document["setting"]
+    assert (setting["model"], setting["gpu"], setting["nic_gbit"]) == ("DeepSeek-V3.2", "H20", {"sac-gpu-rdma": 100.0})
+    assert setting["outside_fit"] == ["entries 4096 (fitted: 64 to 2048)"]

@@ -15,6 +15,7 @@ from emulation.serving.spec import ClusterSpec
 from emulation.serving.sweep import Arrivals, SweepAxes, scenarios
 from emulation.serving.workload import Request
 from emulation.timing.profile import load_profile
+from sac_runtime.errors import TraceError
 from sac_runtime.traces.format import TraceHeader, TraceStep, write_trace
 from tests.support.power_law import power_law_steps
 
@@ -184,13 +185,17 @@ def test_what_means_nothing_to_compare_is_refused(tmp_path, option):
         ("--hbm-kv -5", "hbm_kv_gb=-5.0 must be a number of GB above 0"),
         ("--requests 10,20", "requests='10,20' must be one number"),
         ("--prefixes 10,20", "prefixes='10,20' must be one number"),
-        ("--topk-trace absent", "'absent' is no file"),
         ("--hot-buffer 100", "hot_buffer=100 is below top_k"),
     ],
 )
 def test_options_that_cannot_be_are_refused_in_words(tmp_path, options, words):
     with pytest.raises(InputError, match=words):
         serve(tmp_path, options)
+
+
+def test_a_top_k_trace_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(TraceError, match="trace absent: No such file or directory; name a file that can be read"):
+        serve(tmp_path, "--topk-trace absent")
 
 
 def test_a_profile_goes_to_its_tier_and_a_cpus_is_read_by_the_gpu(tmp_path):

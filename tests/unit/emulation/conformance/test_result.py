@@ -7,6 +7,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from emulation.conformance.relative import replay_fetches, replay_setting
 from emulation.conformance.result import RunResult, check
 from emulation.latency.replayed import Recording, replay, tier_paths
 from emulation.schemas import SCHEMAS
@@ -65,8 +66,9 @@ def test_an_answer_travels_as_it_is_and_one_that_does_not_fit_the_task_is_refuse
 def run_result(exchange, answer):
     result = check(exchange, answer)
     recording = Recording(result.misses.astype(np.int64), SHAPE.context_tokens, SHAPE.top_k, SHAPE.layout)
-    replays = replay(recording, tier_paths())
-    return RunResult("shared-pool", "tcg", 1.5, not result.mismatches, [result.record()], replays)
+    paths = tier_paths()
+    replays, setting = replay(recording, paths), replay_setting(paths, SHAPE)
+    return RunResult("shared-pool", "tcg", 1.5, not result.mismatches, [result.record()], setting, replays)
 
 
 def test_what_a_run_writes_is_what_its_schema_says(clean):
@@ -79,7 +81,7 @@ def test_what_a_run_writes_is_what_its_schema_says(clean):
 
 def test_the_fields_of_a_run_and_their_order_are_what_readers_of_it_know(clean):
     written = asdict(run_result(*clean))
-    assert list(written) == ["topology", "accelerator", "ready_s", "right", "stores", "relative_latency"]
+    assert list(written) == ["topology", "accelerator", "ready_s", "right", "stores", "setting", "relative_latency"]
     assert list(written["stores"][0]) == [
         "place", "fetched_rows", "fetched_bytes", "fetched_lines", "entries", "entries_right", "attention_error",
         "mismatches", "misses", "label",
@@ -99,3 +101,15 @@ def test_an_output_that_is_no_number_is_written_as_null(clean):
     broken = altered(answer, lambda arrays: arrays["attention"].__setitem__((0, 0, 0, 0), np.nan))
     assert run_result(exchange, broken).stores[0].attention_error is None
     assert "NaN" not in json.dumps(asdict(run_result(exchange, broken)))
+
+
+def test_a_trace_that_all_memories_replay_counts_once(clean, tmp_path):
+    exchange, answer = clean
+    results = [check(exchange, answer)] * 3
+    paths = tier_paths()
+    own, traced = (
+        replay_fetches(paths, shape, results) for shape in (SHAPE, replace(SHAPE, trace=tmp_path / "one.trace"))
+    )
+    assert own[0].rows == 3 * traced[0].rows
+    assert own[0].prefix_bytes == 3 * traced[0].prefix_bytes
+    assert traced[0].rows == int(results[0].misses.sum())

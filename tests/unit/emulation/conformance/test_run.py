@@ -14,6 +14,7 @@ from emulation.errors import InputError, MachineError
 from guest.agent.errors import RequestError
 from guest.agent.protocol import Kind, Message, write_message
 from qemu_configs.bedfile import load
+from sac_runtime.errors import TraceError
 from sac_runtime.traces.format import write_trace
 from sac_runtime.traces.synthetic import SyntheticSpec, generate
 from tests.support.agents import agent_in_thread
@@ -102,7 +103,7 @@ def test_a_trace_that_does_not_fit_is_refused_before_anything_boots(tmp_path):
     write_trace(tmp_path / "trace", spec.header(), generate(spec, 2))
     with pytest.raises(InputError, match="holds 2 steps; asked for are 3"):
         job.require_usable(replace(SHAPE, trace=tmp_path / "trace"), None)
-    with pytest.raises(InputError, match="none: cannot be read"):
+    with pytest.raises(TraceError, match="none: No such file or directory; name a file that can be read"):
         job.require_usable(replace(SHAPE, trace=tmp_path / "none"), None)
 
 

@@ -7,9 +7,11 @@ import pytest
 
 from emulation.errors import InputError
 from emulation.latency.replayed import Recording, recording_of_plans, replay, tier_paths
+from emulation.latency.setting import setting_of
 from emulation.report.page import write_page
 from emulation.report.run import relative_latency_section, relative_latency_table
 from emulation.report.tables import print_table
+from emulation.timing.interval import Residual
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import load_profile
 from sac_runtime.fetch.hot_buffer import HotBuffer
@@ -108,8 +110,23 @@ def test_a_recording_that_cannot_be_is_refused(misses, said):
 
 
 def test_it_shows_as_table_and_page(tmp_path, capsys):
-    replays = replay(RECORDING, tier_paths())
-    print_table(relative_latency_table(replays))
+    paths = tier_paths()
+    replays, setting = replay(RECORDING, paths), setting_of([one[0].profile for one in paths.values()], "one reader")
+    print_table(relative_latency_table(replays, setting))
     assert "n* = 273 steps" in " ".join(capsys.readouterr().out.split())
-    write_page(tmp_path / "page.html", "run", [relative_latency_section(replays, tmp_path / "latency.svg")])
-    assert "sac-gpu-rdma" in (tmp_path / "page.html").read_text()
+    write_page(tmp_path / "page.html", "run", [relative_latency_section(replays, setting, tmp_path / "latency.svg")])
+    page = (tmp_path / "page.html").read_text()
+    assert "sac-gpu-rdma" in page
+    assert "rows of DeepSeek-V3.2, read by H20 of the SAC testbed" in page
+
+
+def test_a_replay_has_intervals_that_hold_its_times_and_widen_where_profiles_disagree():
+    replays = by_tier()
+    for one in replays.values():
+        for name, interval in one.intervals.items():
+            assert interval.low <= interval.value == getattr(one, name) <= interval.high
+    cxl, dram = replays["cxl"].intervals["topk_us"], replays["dram"].intervals["topk_us"]
+    assert dram.low == dram.high  # one profile, and no residuals given
+    assert cxl.low < cxl.high
+    wider = replay(RECORDING, tier_paths(), {"sac-gpu-dram": Residual(-0.1, 0.1, 6)})[0].intervals["topk_us"]
+    assert (wider.low, wider.high) == pytest.approx((dram.value / 1.1, dram.value / 0.9))

@@ -1,9 +1,12 @@
 """The bed file's drawing as links."""
 
+from dataclasses import replace
+
 import pytest
 
 from emulation.errors import InputError
-from emulation.timing.path import Transfer, bed_path
+from emulation.timing.path import Transfer, bed_path, default_path
+from emulation.timing.profile import load_profile
 from qemu_configs.bedfile import load, stock_names
 from qemu_configs.topology import Bridge, Device, Host, Switch, Topology
 
@@ -76,3 +79,26 @@ def test_every_stock_topology_has_a_path_to_each_of_its_devices(name):
             assert path.idle_ns(Transfer(1, 64)) >= path.profile.read_latency_ns
         for region in host.regions:
             assert bed_path(topology, host.name, region.devices, "cpu0")
+
+
+@pytest.mark.parametrize(("way", "us"), [("non_temporal", 2.41), ("clflush", 8.50), ("uncached", 281.56)])
+def test_16_kib_take_the_published_times_until_others_see_them(way, us):
+    path = default_path(load_profile("cxl-switched-750"))
+    assert path.publish_ns(16384, way) == round(us * 1e3)
+    assert path.publish_ns(10 * 16384, way) == round(10 * us * 1e3)
+    assert path.publish_ns(64, "non_temporal") == 750  # no less than one write
+
+
+@pytest.mark.parametrize(("way", "us"), [("clflush", 5.98), ("uncached", 166.49)])
+def test_bytes_in_a_row_are_read_fresh_in_the_published_time_and_slower_transfers_no_faster(way, us):
+    pages, core = Transfer(1, 16384), load_profile("cxl-switched-750")
+    streaming = default_path(replace(core, outstanding_bytes=1 << 20))
+    assert streaming.fresh_read_ns(pages, way) == round(us * 1e3)
+    random = default_path(core)
+    assert random.fresh_read_ns(pages, way) == max(random.idle_ns(pages), round(us * 1e3))
+
+
+def test_a_tier_of_one_host_has_no_coherence_to_pay_for():
+    direct = default_path(load_profile("cxl-direct-140"))
+    assert direct.publish_ns(64, "clflush") is None
+    assert direct.fresh_read_ns(Transfer(1, 64), "clflush") is None
