@@ -22,12 +22,14 @@ void sac_checksums(const uint64_t *words, int64_t n, int64_t stride, const uint6
 static int is_entry(const struct sac_journal *journal, const uint64_t *entry)
 {
     uint64_t block = entry[5] & 0xFFFFFFFF, num_tokens = entry[5] >> 32 & 0xFFFF, kind = entry[5] >> 48;
-    if (checksum(entry, 7, journal->multipliers, journal->salt) != entry[7] || block - journal->first_block >= journal->num_blocks)
+    if (checksum(entry, 7, journal->multipliers, journal->salt) != entry[7] ||
+        block - journal->first_block >= journal->num_blocks)
         return 0;
     return kind == 2 || (kind == 1 && num_tokens - 1 < journal->block_tokens && entry[3] - 1 < entry[0]);
 }
 
-int64_t sac_check_entries(const struct sac_journal *journal, const uint64_t *entries, int64_t n, uint64_t first, uint8_t *verdicts)
+int64_t sac_check_entries(const struct sac_journal *journal, const uint64_t *entries, int64_t n, uint64_t first,
+                          uint8_t *verdicts)
 {
     int64_t not_there = 0;
     for (int64_t i = 0; i < n; i++) {

@@ -75,9 +75,9 @@ def test_help_lists_every_verb_with_its_whole_sentence():
 
 
 def test_a_mistyped_verb_is_refused_with_the_ones_like_it():
-    ended = cxlbed("chek", "direct")
+    ended = cxlbed("checks", "direct")
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert "'chek'" in ended.stderr
+    assert "'checks'" in ended.stderr
     assert "'check'" in ended.stderr
 
 

@@ -61,8 +61,8 @@ def test_what_was_left_out_of_an_interval_is_said():
 
 def test_on_hardware_that_nothing_was_fitted_on_the_scaling_is_in_doubt_too():
     assert variants(replace(cluster_on(), tier="dram")) == []
-    whats = [one.what for one in variants(replace(cluster_on(gpu="h100", model="glm-5"), tier="dram"))]
-    assert whats == ["steps as slow as on the fitted GPU", "compute as of the fitted model"]
+    names = [one.what for one in variants(replace(cluster_on(gpu="h100", model="glm-5"), tier="dram"))]
+    assert names == ["steps as slow as on the fitted GPU", "compute as of the fitted model"]
 
 
 def test_a_tier_without_readings_of_its_own_takes_the_widest_of_all():
