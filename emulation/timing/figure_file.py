@@ -88,7 +88,7 @@ Rate = Annotated[StrictFloat, Field(ge=_LEAST_RATE, le=_MOST_RATE, allow_inf_nan
 class FilePart(BaseModel):
     """A file of figures, or a part of one: its keys, and no others."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Figure(FilePart, Generic[T]):

@@ -64,14 +64,14 @@ class Arena:
         self._num_freed -= num_freed
         first_unused = self._next_unused
         self._next_unused += count - num_freed
-        taken = np.concatenate(
+        indices = np.concatenate(
             [
                 self._freed[self._num_freed : self._num_freed + num_freed][::-1],
                 np.arange(first_unused, self._next_unused),
             ]
         )
-        self._states[taken] = BlockState.HELD
-        numbers: IntArray = taken + self.first
+        self._states[indices] = BlockState.HELD
+        numbers: IntArray = indices + self.first
         return numbers
 
     def held_of(self, blocks: IntArray) -> IntArray:
@@ -137,9 +137,9 @@ class Arena:
             )
         wrong = np.flatnonzero(self._states[own] != state)
         if wrong.size:
-            found = BlockState(self._states[own[wrong[0]]]).name.lower()
+            state_name = BlockState(self._states[own[wrong[0]]]).name.lower()
             raise BlockStateError(
-                f"pool host {self.host}: block {own[wrong[0]] + self.first} is {found}; "
+                f"pool host {self.host}: block {own[wrong[0]] + self.first} is {state_name}; "
                 f"only {state.name.lower()} blocks can be {verb}"
             )
         if len(own) > 1 and len(np.unique(own)) != len(own):

@@ -210,10 +210,10 @@ class _HashIndex:
 
     def find(self, hashes: BlockHashes) -> IntArray:
         """Block of each hash, or ABSENT. hashes: (n, 2) uint64. Returns (n,) int64."""
-        wanted = np.ascontiguousarray(hashes, np.uint64)
-        found = np.empty(len(wanted), np.int64)
-        self._library.sac_index_find(self._call, native.address(wanted), len(wanted), native.address(found))
-        return found
+        keys = np.ascontiguousarray(hashes, np.uint64)
+        blocks = np.empty(len(keys), np.int64)
+        self._library.sac_index_find(self._call, native.address(keys), len(keys), native.address(blocks))
+        return blocks
 
     def _use_table_of(self, num_places: int) -> None:
         self._table = np.zeros(num_places, np.int32)

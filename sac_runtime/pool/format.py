@@ -236,26 +236,26 @@ def read_superblock(store: KvStore) -> tuple[PoolGeometry, int]:
     superblock = read_lines(store, 0, _SUPERBLOCK_LINES, _SUPERBLOCK)
     _require_whole(superblock)
     ours = _store_fields(store)
-    found = {name: superblock[name][0].item() for name in (*ours, *_COUNTS, "pool_id")}
-    differing = [name for name, value in ours.items() if found[name] != value]
+    values = {name: superblock[name][0].item() for name in (*ours, *_COUNTS, "pool_id")}
+    differing = [name for name, value in ours.items() if values[name] != value]
     if differing:
         raise PoolFormatError(
             "pool superblock: the pool has "
-            + ", ".join(f"{name}={_shown(found[name])}" for name in differing)
+            + ", ".join(f"{name}={_shown(values[name])}" for name in differing)
             + "; this store has "
             + ", ".join(f"{name}={_shown(ours[name])}" for name in differing)
             + " (open the store with the pool's layout and metadata_bytes, or create the pool anew)"
         )
-    return PoolGeometry(store.layout, *(found[name] for name in _COUNTS)), found["pool_id"]
+    return PoolGeometry(store.layout, *(values[name] for name in _COUNTS)), values["pool_id"]
 
 
-def require_same_geometry(found: PoolGeometry, expected: PoolGeometry) -> None:
+def require_same_geometry(stored: PoolGeometry, expected: PoolGeometry) -> None:
     """Raise PoolFormatError that names both sides where the pool is not the one that the caller expects."""
-    names = [field.name for field in fields(found) if getattr(found, field.name) != getattr(expected, field.name)]
+    names = [field.name for field in fields(stored) if getattr(stored, field.name) != getattr(expected, field.name)]
     if names:
         raise PoolFormatError(
             "pool superblock: the pool has "
-            + ", ".join(f"{name}={getattr(found, name)}" for name in names)
+            + ", ".join(f"{name}={getattr(stored, name)}" for name in names)
             + "; expected "
             + ", ".join(f"{name}={getattr(expected, name)}" for name in names)
         )
@@ -290,10 +290,10 @@ def _require_whole(superblock: Lines) -> None:
             f"pool superblock: the pool has version={version}, this runtime reads version={VERSION} "
             "(use one runtime on all hosts, or create the pool anew)"
         )
-    expected, found = int(checksum(superblock, 0)[0]), int(superblock["checksum"][0])
-    if found != expected:
+    computed, stored = int(checksum(superblock, 0)[0]), int(superblock["checksum"][0])
+    if stored != computed:
         raise PoolFormatError(
-            f"pool superblock: checksum={found:#018x}, its fields give {expected:#018x}; "
+            f"pool superblock: checksum={stored:#018x}, its fields give {computed:#018x}; "
             "the superblock is torn (create the pool anew)"
         )
 

@@ -203,15 +203,15 @@ class Hosts:
         area = self._settled_own_area()
         if area.tobytes() == self._own_area.tobytes():
             return
-        found = _latest_states(area[np.newaxis, :2], self._state_salts[self.host : self.host + 1])[0]
-        if found["incarnation"] != self.state["incarnation"]:
+        latest = _latest_states(area[np.newaxis, :2], self._state_salts[self.host : self.host + 1])[0]
+        if latest["incarnation"] != self.state["incarnation"]:
             raise FencedError(
                 f"pool host {self.host}: incarnation={_openings(self.state)} was replaced by another process, now at "
-                f"incarnation={_openings(found)} (end this process, or open the pool again)"
+                f"incarnation={_openings(latest)} (end this process, or open the pool again)"
             )
         if (area[:2] != self._own_area[:2]).any():
             raise FencedError(
-                f"pool host {self.host}: its state lines hold sequence={found['sequence']}, not what it wrote at "
+                f"pool host {self.host}: its state lines hold sequence={latest['sequence']}, not what it wrote at "
                 f"sequence={self.state['sequence']}, so its lease may not have counted (open the pool again)"
             )
         marks = _whole_marks(self._marks_of(area), self._mark_salts)[0]

@@ -96,8 +96,8 @@ class Journal:
             entries, verdicts = self._read_slots(start, end)
             whole = entries if verdicts is None else entries[verdicts != TORN]
             pieces.append(whole[whole["sequence"] >= head])
-        found = np.concatenate(pieces)
-        return found[np.argsort(found["sequence"], kind="stable")]
+        entries = np.concatenate(pieces)
+        return entries[np.argsort(entries["sequence"], kind="stable")]
 
     def _read_slots(self, first: int, stop: int) -> tuple[Lines, NDArray[np.uint8] | None]:
         """What the slots of these sequences hold, one piece. Returns ENTRY, and a verdict on each unless all are there."""

