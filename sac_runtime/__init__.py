@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ loads the names
     from sac_runtime.fetch.step import AttentionQuery, LayerQuery, LayerStep, attend_chosen, step
     from sac_runtime.label import Label
     from sac_runtime.memory.backing import Backing
+    from sac_runtime.memory.checked import CheckedStore
     from sac_runtime.memory.mapped import MappedStore
     from sac_runtime.memory.spec import StoreSpec
     from sac_runtime.memory.store import KvStore, Plan, SlotGather
@@ -30,6 +31,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ loads the names
 __all__ = [
     "AttentionQuery",
     "Backing",
+    "CheckedStore",
     "Counters",
     "FetchConfig",
     "HotBuffer",
@@ -66,6 +68,7 @@ _HOMES = {
     "sac_runtime.fetch.step": ("AttentionQuery", "LayerQuery", "LayerStep", "attend_chosen", "step"),
     "sac_runtime.label": ("Label",),
     "sac_runtime.memory.backing": ("Backing",),
+    "sac_runtime.memory.checked": ("CheckedStore",),
     "sac_runtime.memory.mapped": ("MappedStore",),
     "sac_runtime.memory.spec": ("StoreSpec",),
     "sac_runtime.memory.store": ("KvStore", "Plan", "SlotGather"),

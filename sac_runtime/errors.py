@@ -19,6 +19,18 @@ class RowRangeError(SacError):
     exit_status = 2
 
 
+class RowCheckError(SacError):
+    """Rows that are not what was written to them, and could not be healed. rows: their numbers in the store."""
+
+    def __init__(self, rows: list[int], where: str = "") -> None:
+        self.rows = rows
+        shown = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        super().__init__(
+            f"store: {where}rows {shown}: their bytes do not give their checksums: flipped, torn, never written, or of another "
+            "place (read them from a replica, or compute them anew)"
+        )
+
+
 class StoreNameError(SacError):
     """A name that no store has; unusable input."""
 

@@ -12,7 +12,7 @@ from typing import Self
 
 import numpy as np
 
-from sac_runtime.errors import GeometryError
+from sac_runtime.errors import GeometryError, RowCheckError
 from sac_runtime.fetch.hot_buffer import Counters, HotBuffer
 from sac_runtime.fetch.residency import (
     Admission,
@@ -96,9 +96,13 @@ class RequestKv:
     def fetch(self, layer: int, topk: IntArray) -> tuple[Plan, int]:
         """Plan and gather. topk: (k,) int64 tokens. Returns the plan and the gather's elapsed ns by the store's clock.
 
-        Raises as SlotGather.fetch, and RowRangeError for a token or a length outside the request's placement."""
+        Raises as SlotGather.fetch, RowCheckError naming layer and rows, and RowRangeError for a token or a length outside the
+        request's placement."""
         place = self.source.placement.layer(layer)  # refuses a layer outside
-        plan, elapsed_ns = self._gathers[layer].fetch(topk, self.length, place)
+        try:
+            plan, elapsed_ns = self._gathers[layer].fetch(topk, self.length, place)
+        except RowCheckError as error:
+            raise RowCheckError(error.rows, f"layer {layer}, ") from error
         self.traffic.fetched_bytes += plan.misses * self._row_bytes
         self.traffic.fetched_ns += elapsed_ns
         return plan, elapsed_ns

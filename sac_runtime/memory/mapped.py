@@ -59,6 +59,11 @@ class MappedStore:
         if len(memory) < _size_bytes(name, layout, num_rows, metadata_bytes):
             raise GeometryError(f"store {name!r}: num_rows={num_rows} exceeds the mapping of {len(memory)} bytes")
         require_whole(f"store {name!r}", "prefetch_rows", prefetch_rows, 0, MOST_PREFETCH_ROWS)
+        if layout.check_bytes:
+            raise GeometryError(
+                f"store {name!r}: layout {layout.name!r} has check_bytes={layout.check_bytes}, which this store does not know; "
+                "map layout.carrier and wrap it: CheckedStore(MappedStore...(layout=layout.carrier), layout)"
+            )
         self.name = name
         self.layout = layout
         self.num_rows = num_rows

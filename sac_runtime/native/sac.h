@@ -125,6 +125,15 @@ struct sac_journal {
 SAC_EXPORT int64_t sac_check_entries(const struct sac_journal *journal, const uint64_t *entries, int64_t n, uint64_t first,
                                      uint8_t *verdicts);
 
+/* crc.c: row checks, of SAC_CHECK bytes behind each row: CRC32C of its quarters, seeded with its number. plain: without the
+ * CPU's instruction. rows: n of them, size + SAC_CHECK apart; numbers: (n,). */
+#define SAC_CHECK 16
+SAC_EXPORT uint32_t sac_crc32c(const uint8_t *from, int64_t size, int32_t plain);
+SAC_EXPORT void sac_seal_rows(uint8_t *rows, int64_t n, int64_t size, const int64_t *numbers, int32_t plain);
+/* Copies each row to packed, `size` apart, at slots[i] or, without slots, at i. is_wrong: (n,). Returns how many are. */
+SAC_EXPORT int64_t sac_open_rows(const uint8_t *rows, int64_t n, int64_t size, const int64_t *numbers, uint8_t *packed,
+                                 const int64_t *slots, uint8_t *is_wrong, int32_t plain);
+
 /* team.c: threads pinned to CPUs that share a gather with the caller. NULL when they cannot be started. */
 struct sac_team;
 SAC_EXPORT struct sac_team *sac_team_start(const int32_t *cpus, int32_t n);

@@ -18,7 +18,7 @@ from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.lines import Lines, checksum, read_lines, write_lines
 from sac_runtime.rows.layout import LINE_BYTES, PAGE_BYTES, KvLayout
 
-VERSION = 2
+VERSION = 3
 MAX_BLOCKS = 2**31 - 1  # the index of a directory has 32-bit places
 MAX_HOSTS = 64  # every host owns a line in the area of every other
 MAX_BLOCK_TOKENS = 2**16 - 1  # width of num_tokens in a journal entry
@@ -44,7 +44,8 @@ _SUPERBLOCK = np.dtype(
         ("num_hosts", "<u8"),
         ("blocks_per_host", "<u8"),
         ("rows_offset", "<u8"),
-        ("spare", "<u8", (6,)),
+        ("check_bytes", "<u8"),
+        ("spare", "<u8", (5,)),
         ("checksum", "<u8"),
     ]
 )
@@ -274,6 +275,7 @@ def _store_fields(store: KvStore) -> dict[str, int | bytes]:
         "stride_bytes": layout.stride_bytes,
         "latent": layout.latent,
         "rope": layout.rope,
+        "check_bytes": layout.check_bytes,
         "rows_offset": store.rows_offset,
     }
 

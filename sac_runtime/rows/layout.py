@@ -10,7 +10,7 @@ Shape letters, used by every docstring of this package:
     W  indexer width (128)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import gcd
 
@@ -25,6 +25,7 @@ ByteArray = NDArray[np.uint8]
 FloatArray = NDArray[np.float32]
 
 LINE_BYTES = 64
+CHECK_BYTES = 16  # SAC_CHECK of sac.h
 PAGE_BYTES = 4096
 FP8_TILE = 128  # latent values that share one fp8 scale
 FP8_PADDED_STRIDE_BYTES = 704  # 656 B of payload up to the next whole line
@@ -49,7 +50,8 @@ class Quantiser(StrEnum):
 class KvLayout:
     """The format of one KV row: a latent of D values and a RoPE key of R.
 
-    row_bytes: payload of a row; stride_bytes: distance between the starts of two rows (padding is never moved).
+    row_bytes: payload of a row; stride_bytes: distance between the starts of two rows (padding is never moved); check_bytes: of the
+    checksum that follows the payload and that a CheckedStore writes and reads, 0 for none.
     Rows start at multiples of stride_bytes from a page-aligned origin. Raises GeometryError."""
 
     name: str
@@ -58,16 +60,29 @@ class KvLayout:
     latent: int = 512
     rope: int = 64
     quantiser: Quantiser | None = None
+    check_bytes: int = 0
 
     def __post_init__(self) -> None:
         require_whole(f"layout {self.name!r}", "row_bytes", self.row_bytes, 1)
-        for field in ("stride_bytes", "latent", "rope"):
+        for field in ("stride_bytes", "latent", "rope", "check_bytes"):
             require_whole(f"layout {self.name!r}", field, getattr(self, field))
-        if self.stride_bytes < self.row_bytes:
+        if self.stride_bytes < self.row_bytes + self.check_bytes:
+            checked = f" and check_bytes={self.check_bytes}" if self.check_bytes else ""
             raise GeometryError(
-                f"layout {self.name!r}: stride_bytes={self.stride_bytes} is below row_bytes={self.row_bytes}; "
+                f"layout {self.name!r}: stride_bytes={self.stride_bytes} is below row_bytes={self.row_bytes}{checked}; "
                 "rows would overlap (use a stride of at least row_bytes)"
             )
+
+    def checked(self) -> "KvLayout":
+        """This format with a checksum behind each row; rows lie a line farther apart where their padding has no room for it."""
+        room = self.stride_bytes - self.row_bytes >= CHECK_BYTES
+        stride_bytes = self.stride_bytes if room else -(-(self.row_bytes + CHECK_BYTES) // LINE_BYTES) * LINE_BYTES
+        return replace(self, stride_bytes=stride_bytes, check_bytes=CHECK_BYTES)
+
+    @property
+    def carrier(self) -> "KvLayout":
+        """The format of a store that moves payload and checksum together, knowing neither."""
+        return replace(self, row_bytes=self.row_bytes + self.check_bytes, check_bytes=0)
 
     @classmethod
     def bf16(cls, latent: int = 512, rope: int = 64) -> "KvLayout":

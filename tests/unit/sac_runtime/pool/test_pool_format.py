@@ -44,7 +44,7 @@ def test_empty_memory_is_no_pool():
 def test_another_version_is_refused_with_both_named(shared):
     with shared() as store:
         poke(store, 8, (99).to_bytes(8, "little"))
-        with pytest.raises(PoolFormatError, match="the pool has version=99, this runtime reads version=2"):
+        with pytest.raises(PoolFormatError, match="the pool has version=99, this runtime reads version=3"):
             Pool.open(store, host=0)
 
 
