@@ -18,6 +18,7 @@ from emulation.latency.records import (
     TraceDocument,
 )
 from emulation.numa.records import PlacementDocument, SurveyDocument
+from emulation.serving.beside import ObservedDocument
 from emulation.serving.records import ComparisonDocument, SweepDocument
 from emulation.timing import profile_file
 from qemu_configs import bedfile
@@ -36,8 +37,8 @@ def latency_schema() -> Schema:
 
 
 def serving_schema() -> Schema:
-    """Of what `cxlbed serve` writes: a sweep's records, or comparisons."""
-    return _written(SweepDocument | ComparisonDocument)
+    """Of what `cxlbed serve` writes: a sweep's records, comparisons, or predictions beside an observation."""
+    return _written(SweepDocument | ComparisonDocument | ObservedDocument)
 
 
 def numa_schema() -> Schema:

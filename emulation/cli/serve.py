@@ -1,7 +1,7 @@
 """`cxlbed serve`: throughput, TTFT and TBT by tier, context and concurrency, modelled."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from enum import StrEnum
 from pathlib import Path
@@ -16,9 +16,13 @@ from emulation.cli.progress import progress
 from emulation.cli.terminal import show
 from emulation.errors import InputError
 from emulation.report.comparison import comparison_record, comparison_tables, draw_comparison, verdict
+from emulation.report.observed import beside_table
 from emulation.report.serving import draw_records, records_table
+from emulation.serving.beside import ObservedDocument, beside, run_of, workload_of
+from emulation.serving.cluster import Outcome
 from emulation.serving.compare import CONCURRENCIES, Setting, compare
-from emulation.serving.records import ComparisonDocument, SweepDocument
+from emulation.serving.observed import read_observed
+from emulation.serving.records import ComparisonDocument, ServingRecord, SweepDocument
 from emulation.serving.replay import replay_of
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.sweep import (
@@ -132,6 +136,14 @@ HbmPrefixOption = Annotated[
         "--hbm-prefix", help="Tier hbm, round 2: prefixes are in HBM for nothing, or only if all of them fit."
     ),
 ]
+ObserveOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--observe",
+        help="Set predictions beside what a real engine's benchmark wrote: sglang.bench_serving --output-details, vllm bench serve "
+        "--save-detailed, or what either printed.",
+    ),
+]
 CompareOption = Annotated[
     bool,
     typer.Option(
@@ -170,6 +182,7 @@ def serve(
     hbm_prefix: HbmPrefixOption = HbmPrefix.KEPT,
     intervals: IntervalsOption = Intervals.AUTO,
     plots: PlotsOption = None,
+    observe: ObserveOption = None,
     compare: CompareOption = False,
     json: JsonOption = None,
 ) -> None:
@@ -189,6 +202,8 @@ def serve(
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
         return _compare(axes, base, num_prompts or PAPER_REQUESTS, plots, json)
+    if observe:
+        return _observe(observe, axes, base, intervals, json)
     num_prefixes, replay = _one_number("prefixes", prefixes), None
     if trace:
         tokens = None if output is None else _one_number("output", output)
@@ -250,21 +265,38 @@ def _sweep(
     plots: Path | None,
     json: Path | None,
 ) -> None:
-    residuals = shipped_residuals()
-    most = {Intervals.AUTO: MOST_VARIANTS, Intervals.ALL: sys.maxsize, Intervals.FIT: 0}[intervals]
-    asked = list(scenarios(axes, traffic, base))
     records, latencies = [], []
-    with progress() as tell:
-        for number, scenario in enumerate(asked, 1):
-            words = f"{number} of {len(asked)}: {scenario.spec.tier}, {scenario.workload.num_prompts} requests"
-            tell(words)
-            record, outcome = run_scenario(scenario, _told_every(tell, words), residuals, most)
-            records.append(record)
-            latencies.append(outcome.recorder.latency_cdf() if outcome else {})
+    for record, outcome in _run(axes, traffic, base, intervals):
+        records.append(record)
+        latencies.append(outcome.recorder.latency_cdf() if outcome else {})
     show(json, records_table(records))
     if plots:
         show(json, *(f"drawn: {path}" for path in draw_records(plots, records, latencies)))
     write_json(json, asdict(SweepDocument(records)))
+
+
+def _observe(path: Path, axes: SweepAxes, base: ClusterSpec, intervals: Intervals, json: Path | None) -> None:
+    """Serve what was observed, on each tier, and set both beside one another."""
+    observed = read_observed(path)
+    traffic = Arrivals(observed.completed, trace=workload_of(observed))
+    predictions = [beside(observed, record) for record, _ in _run(axes, traffic, base, intervals)]
+    document = ObservedDocument(run_of(observed, str(path)), predictions)
+    show(json, *(beside_table(document.observed, tier) for tier in predictions))
+    write_json(json, asdict(document))
+
+
+def _run(
+    axes: SweepAxes, traffic: Arrivals, base: ClusterSpec, intervals: Intervals
+) -> Iterator[tuple[ServingRecord, Outcome | None]]:
+    """Run every combination, and tell of it."""
+    residuals = shipped_residuals()
+    most = {Intervals.AUTO: MOST_VARIANTS, Intervals.ALL: sys.maxsize, Intervals.FIT: 0}[intervals]
+    asked = list(scenarios(axes, traffic, base))
+    with progress() as tell:
+        for number, scenario in enumerate(asked, 1):
+            words = f"{number} of {len(asked)}: {scenario.spec.tier}, {scenario.workload.num_prompts} requests"
+            tell(words)
+            yield run_scenario(scenario, _told_every(tell, words), residuals, most)
 
 
 def _told_every(tell: Callable[[str], None], words: str, num_requests: int = 1 << 16) -> Callable[[int], None]:

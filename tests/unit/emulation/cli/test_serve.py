@@ -253,3 +253,13 @@ def test_rates_and_latencies_are_those_of_the_requests():
     assert summary.ttft_ms.mean == pytest.approx(1500)
     assert summary.tpot_ms.mean == pytest.approx(500)
     assert summary.hit_rate == pytest.approx(1 - 100 / 2048)
+
+
+def test_a_benchmark_s_file_stands_beside_each_tier(tmp_path):
+    bench = tmp_path / "bench.jsonl"
+    run = {"input_lens": [16384] * 4, "output_lens": [8] * 4, "ttfts": [0.9] * 4, "itls": [[0.04] * 7] * 4}
+    bench.write_text(json.dumps({**run, "max_concurrency": 2, "duration": 3.0}))
+    document, shown = serve(tmp_path, f"--observe {bench} --tier dram,cxl --intervals fit")
+    assert [tier["tier"] for tier in document["predictions"]] == ["dram", "cxl"]
+    assert document["observed"]["completed"] == 4
+    assert "observed lies" in shown
