@@ -18,6 +18,7 @@ from emulation.latency.records import (
     TraceDocument,
 )
 from emulation.numa.records import PlacementDocument, SurveyDocument
+from emulation.serving import hardware_files
 from emulation.serving.beside import ObservedDocument
 from emulation.serving.records import ComparisonDocument, SweepDocument
 from emulation.timing import profile_file
@@ -53,6 +54,9 @@ SCHEMAS: dict[str, Callable[[], Schema]] = {
     "numa": numa_schema,
     "bed": bedfile.json_schema,
     "profile": profile_file.json_schema,
+    "model": hardware_files.model_schema,
+    "gpu": hardware_files.gpu_schema,
+    "rdma": hardware_files.rdma_schema,
 }
 
 

@@ -38,7 +38,7 @@ VERBS = {
     "schema": Verb(
         "schema",
         "schema",
-        "Print a JSON Schema: of bed files or profiles, for editors, or of what a verb writes with --json.",
+        "Print a JSON Schema: of bed files, profiles and hardware, for editors, or of what a verb writes with --json.",
     ),
     "doctor": Verb("doctor", "doctor", "Check what this machine can do, each trap with its fix."),
     "run": Verb(

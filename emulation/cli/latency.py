@@ -233,8 +233,9 @@ def _traced(path: Path, hot_buffer: int, profiles: list[Profile], rows: Rows, js
 def _injected(profiles: list[Profile], counts: list[int], source: _Source, json: Path | None) -> None:
     with source.open() as store:
         times, error = injected_times(store, profiles, counts, source.repeats)
-    write_json(json, asdict(InjectedDocument(5, source.spec, times, error)))
-    show(json, injected_table(times, error, source.spec))
+    setting = setting_of(profiles, f"this machine's gather from {source.spec}, stalled", entries=counts)
+    write_json(json, asdict(InjectedDocument(5, source.spec, setting, times, error)))
+    show(json, injected_table(times, error, source.spec, setting))
 
 
 def _bare(claimed: Label, counts: list[int], source: _Source, json: Path | None) -> None:

@@ -11,9 +11,11 @@ from emulation.schemas import SCHEMAS
 
 
 def schema(
-    of: Annotated[str, typer.Argument(metavar="[OF]", help="bed, profile, run, latency, serve or numa.")] = "bed",
+    of: Annotated[
+        str, typer.Argument(metavar="[OF]", help="bed, profile, model, gpu, rdma, run, latency, serve or numa.")
+    ] = "bed",
 ) -> None:
-    """Print a JSON Schema: of bed files or profiles, for editors, or of what a verb writes with --json."""
+    """Print a JSON Schema: of bed files, profiles and hardware, for editors, or of what a verb writes with --json."""
     if of not in SCHEMAS:
         raise InputError(f"schema '{of}': is unknown; take one of {', '.join(SCHEMAS)}")
     write_json(Path("-"), SCHEMAS[of]())

@@ -56,6 +56,7 @@ class InjectedDocument:
 
     figure: int
     store: str
+    setting: FetchSetting
     records: list[StoreTime]
     injector: InjectorSummary
 

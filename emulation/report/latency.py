@@ -109,7 +109,7 @@ def trace_table(document: TraceDocument) -> Table:
     return make_table(title, columns, cells, f"{document.source}\n{document.setting.words()}")
 
 
-def injected_table(times: Sequence[StoreTime], error: InjectorSummary, store: str) -> Table:
+def injected_table(times: Sequence[StoreTime], error: InjectorSummary, store: str, setting: FetchSetting) -> Table:
     """One line per profile and number of entries; the caption tells the injector's own error."""
     columns = ["tier", "entries", "us", "x dram", "modelled us", "not honoured", "label", "profile"]
     cells = [
@@ -118,7 +118,7 @@ def injected_table(times: Sequence[StoreTime], error: InjectorSummary, store: st
     ]
     note = (
         f"injector's own error: median {error.median_error:.2%}, p99 {error.p99_error:.2%} over "
-        f"{error.num_honoured} stalls; {error.num_late} not honoured, the real access being slower"
+        f"{error.num_honoured} stalls; {error.num_late} not honoured, the real access being slower\n{setting.words()}"
     )
     return make_table(f"fetch of n random entries through {store}, bytes checked", columns, cells, note)
 

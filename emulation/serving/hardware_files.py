@@ -122,6 +122,21 @@ def load_rdma(name_or_path: str) -> RdmaWay:
     return RdmaWay(**_values(read_shipped("rdma", RdmaFile, name_or_path)))
 
 
+def model_schema() -> dict[str, Any]:
+    """The JSON Schema of a model's file, for editors."""
+    return ModelFile.model_json_schema(mode="validation")
+
+
+def gpu_schema() -> dict[str, Any]:
+    """The JSON Schema of a GPU's file."""
+    return GpuFile.model_json_schema(mode="validation")
+
+
+def rdma_schema() -> dict[str, Any]:
+    """The JSON Schema of a file of a way of RDMA."""
+    return RdmaFile.model_json_schema(mode="validation")
+
+
 def _values(file: FilePart) -> dict[str, Any]:
     """The fields of a file, figures by their values; its summary is for people."""
     return {name: part.value if isinstance(part, Figure) else part for name, part in file if name != "summary"}

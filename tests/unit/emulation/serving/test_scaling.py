@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import jsonschema
 import pytest
+import yaml
 
 from emulation.errors import InputError
+from emulation.schemas import SCHEMAS
 from emulation.serving.cluster import simulate
 from emulation.serving.hardware_files import load_gpu, load_model, load_rdma
 from emulation.serving.scaling import scaled_costs, server_of, unclassified_costs, with_rdma
@@ -127,3 +130,12 @@ def test_a_file_of_one_s_own_is_taken(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(GLM.replace("name: GLM-5", "name: Mine"))
     assert load_model(str(path)) == replace(load_model("glm-5"), name="Mine")
+
+
+@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in LOADERS for name in shipped_names(kind)])
+def test_every_shipped_file_is_what_its_schema_says(kind, name):
+    folder = {"model": "models", "gpu": "gpus", "rdma": "rdma"}[kind]
+    tree = yaml.safe_load((DATA_FOLDER / folder / f"{name}.yaml").read_text())
+    jsonschema.validate(tree, SCHEMAS[kind]())
+    with pytest.raises(jsonschema.ValidationError, match="unexpected"):
+        jsonschema.validate({**tree, "colour": "red"}, SCHEMAS[kind]())
