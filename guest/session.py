@@ -195,7 +195,7 @@ class Process:
         received: bytes = self._channel.recv(min(size, CHUNK_BYTES))
         return received
 
-    def write(self, piece: bytes, /) -> None:
+    def write(self, piece: bytes | memoryview, /) -> None:
         """Send all of `piece`. Raises OSError if the command has ended."""
         for start in range(0, len(piece), CHUNK_BYTES):  # sendall copies what is left again for each packet
             self._channel.sendall(piece[start : start + CHUNK_BYTES])
@@ -203,11 +203,19 @@ class Process:
     def flush(self) -> None:
         """Nothing is held back."""
 
+    def hang_up(self) -> None:
+        """End its stdin."""
+        with suppress(OSError):
+            self._channel.shutdown_write()
+
+    def is_alive(self) -> bool:
+        """Whether the command has neither ended nor been lost with its host."""
+        return not (self._channel.closed or self._channel.exit_status_ready())
+
     def finish(self, check: bool = True) -> Outcome:
         """End its stdin, wait until it ends; stdout: what was not read. Raises CommandError if it ends with another status
         than 0 and `check` holds."""
-        with suppress(OSError):
-            self._channel.shutdown_write()
+        self.hang_up()
         rest = bytearray()
         _collect(self._channel.recv, rest)
         status = self._channel.recv_exit_status()

@@ -25,7 +25,8 @@ from qemu_configs.topology import (
 from qemu_configs.type3 import backends, downstream_port, root_port, type3
 
 # Slots of pcie.0. All are said, so that nothing lands on a pxb-cxl and libvirt adds no ports of its own.
-DISK_SLOT, RNG_SLOT, NET_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x08
+DISK_SLOT, RNG_SLOT, NET_SLOT, EXCHANGE_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x05, 0x08
+EXCHANGE_BYTES = 128 * MIB  # the testbed and its agents lay it out (guest/agent/lane.py)
 _GUEST_SSH_PORT = 22
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -63,7 +64,7 @@ def domain_xml(topology: Topology, host: Host, launch: HostLaunch) -> str:
         launch=launch,
         numa_cells=host.numa_cells(),
         distance=_distance,
-        passed_to_qemu=[*_cxl_args(topology, host, launch), *_network_args(launch), *host.qemu],
+        passed_to_qemu=_passed_to_qemu(topology, host, launch),
         kib=KIB,
         disk_slot=DISK_SLOT,
         rng_slot=RNG_SLOT,
@@ -88,9 +89,27 @@ def qemu_argv(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
         *("-device", f"virtio-rng-pci,rng=entropy,bus=pcie.0,addr={RNG_SLOT:#x}"),
         *("-chardev", f"file,id=console,append=on,path={_value(launch.console)}", "-serial", "chardev:console"),
         *("-qmp", f"unix:{_value(launch.monitor)},server=on,wait=off"),
-        *_cxl_args(topology, host, launch),
-        *_network_args(launch),
-        *host.qemu,
+        *_passed_to_qemu(topology, host, launch),
+    ]
+
+
+def _passed_to_qemu(topology: Topology, host: Host, launch: HostLaunch) -> list[str]:
+    """What libvirt has no elements for."""
+    cxl = _cxl_args(topology, host, launch)
+    return [*cxl, *_exchange_args(host, launch), *_network_args(launch), *host.qemu]
+
+
+def exchange_file(host: str, backing_folder: Path) -> Path:
+    """The file behind the memory that a host and whoever started it share; sparse, EXCHANGE_BYTES long."""
+    return backing_folder / f"{host}.exchange"
+
+
+def _exchange_args(host: Host, launch: HostLaunch) -> list[str]:
+    """Plain memory on the guest's PCI bus: no CXL, so nothing that is under test goes through it."""
+    path = _value(exchange_file(host.name, launch.backing_folder))
+    return [
+        *("-object", f"memory-backend-file,id=exchange,share=on,size={EXCHANGE_BYTES // MIB}M,mem-path={path}"),
+        *("-device", f"ivshmem-plain,memdev=exchange,master=on,bus=pcie.0,addr={EXCHANGE_SLOT:#x}"),
     ]
 
 

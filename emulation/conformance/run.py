@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from queue import SimpleQueue
 
-from emulation.conformance.agent import Agent
+from emulation.conformance.agent import Agent, LaneProcess
 from emulation.conformance.exchange import BitFlip, Exchange, task_of
 from emulation.conformance.places import places, places_of
 from emulation.conformance.result import Result, check
@@ -72,9 +72,10 @@ def agent_on(bed: Bed, host: str) -> Iterator[Agent]:
     """The agent on a host of the bed; it must have ended well when the body has. Raises GuestError."""
     with (
         bed.session(host) as session,
-        session.python_process("guest.agent.worker", name=f"worker on {host}") as process,
+        bed.lane(host) as taken,
+        session.python_process("guest.agent.worker", taken.words if taken else (), name=f"worker on {host}") as process,
     ):
-        agent = Agent(process, host)
+        agent = Agent(LaneProcess(process, taken.lane) if taken else process, host)
         yield agent
         agent.finish()
 

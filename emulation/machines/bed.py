@@ -9,6 +9,7 @@ from typing import Any
 from emulation.errors import InputError, MachineError
 from emulation.machines.backend import QEMU, Backend
 from emulation.machines.hosts import BedStatus, Hosts
+from emulation.machines.lanes import TakenLane
 from emulation.machines.launch import Launch, Options
 from emulation.machines.record import BedFolder, BedRecord, HostRecord, bed_folder, bed_folders
 from emulation.say import Say
@@ -45,6 +46,12 @@ class Bed:
         with self.hosts.session(self.host(host)) as session:
             session.connect(CONNECT_DEADLINE_S)
             yield session
+
+    @contextmanager
+    def lane(self, host: str) -> Iterator[TakenLane | None]:
+        """Memory shared with `host` for one agent's bulk bytes; None where there is none that is free."""
+        with self.hosts.lane(self.host(host)) as taken:
+            yield taken
 
     def monitor(self, host: str, command: dict[str, Any]) -> Any:
         """One QMP command, `{"execute": ..., "arguments": ...}`, to the QEMU of `host`; returns QMP's `return`."""

@@ -3,6 +3,8 @@ made.
 """
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,9 +12,11 @@ from typing import Self
 from emulation.errors import InputError
 from emulation.machines.backend import Backend
 from emulation.machines.hypervisor import Hypervisor, HypervisorError
+from emulation.machines.lanes import TakenLane, taken_lane
 from emulation.machines.record import MEMORY_FOLDER_PREFIX, BedFolder, BedRecord, HostRecord
 from emulation.machines.remote import RemoteMachine
 from guest.session import Session
+from qemu_configs import render
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,15 @@ class Hosts:
         """A session to `host`, not connected yet."""
         console = self.folder.console(host.name) if self.remote is None else None
         return self.backend.session(host.ssh_port, self.folder.key, self.folder.known_hosts, console)
+
+    @contextmanager
+    def lane(self, host: HostRecord) -> Iterator[TakenLane | None]:
+        """A lane of the memory that this machine shares with `host`, for one agent; None where it shares none that is free."""
+        if self.remote is not None:
+            yield None
+            return
+        with taken_lane(render.exchange_file(host.name, Path(self.record.memory_folder))) as taken:
+            yield taken
 
     def are_ready(self) -> bool:
         """Whether `up` came to its end and every host still runs."""

@@ -302,11 +302,11 @@ def _require_room(memory_folder: Path, topology: Topology) -> None:
     """The files behind devices are sparse; written to where there is no room, they would end QEMU with SIGBUS."""
     if not memory_folder.is_dir():
         raise InputError(f"memory folder {memory_folder}: is no folder; give one that exists with --memory-folder")
-    needed = sum(device.backed_bytes for device in topology.devices)
+    needed = sum(device.backed_bytes for device in topology.devices) + len(topology.hosts) * render.EXCHANGE_BYTES
     free = shutil.disk_usage(memory_folder).free
     if free < needed:
         raise MachineError(
-            f"memory folder {memory_folder}: {free >> 20} MiB free, the bed's devices hold {needed >> 20};"
+            f"memory folder {memory_folder}: {free >> 20} MiB free, the bed's devices and exchange regions hold {needed >> 20};"
             " free some, enlarge it, or give another folder with --memory-folder"
         )
 

@@ -32,77 +32,74 @@ class Answer:
     miss_tokens: IntArray
     wrong_canaries: IntArray
 
-    @classmethod
-    def of(cls, task: Task, message: Message) -> "Answer":
-        """The answer in a message. Raises MessageError where an array is missing or does not fit the task."""
-        shapes = _shapes(task)
-        arrays = {name: message.array(name, *shapes[name]) for name in shapes}
-        num_misses = int(arrays["misses"].sum(dtype=np.int64))
-        num_wrong = message.arrays["wrong_canaries"].size if "wrong_canaries" in message.arrays else 0
-        return cls(
-            **arrays,
-            miss_tokens=message.array("miss_tokens", "int64", num_misses),
-            wrong_canaries=message.array("wrong_canaries", "int64", num_wrong),
-        )
-
-    def message(self) -> Message:
-        """As it travels."""
-        return Message(Kind.ANSWER, arrays={field.name: getattr(self, field.name) for field in fields(self)})
-
 
 class AnswerDraft:
-    """An answer that fills layer by layer. runtime: whose outputs come, for messages."""
+    """An answer that fills as the messages of a FETCH come. Its methods raise MessageError where one does not fit the task."""
 
-    def __init__(self, task: Task, runtime: str) -> None:
+    def __init__(self, task: Task) -> None:
         self._task = task
-        self._runtime = runtime
         self._arrays: dict[str, Array] = {
             name: np.zeros(shape, dtype) for name, (dtype, *shape) in _shapes(task).items()
         }
         self._arrays["positions"][:] = -1
         self._miss_tokens: list[IntArray] = [np.empty(0, np.int64)]
 
-    def note(self, step: int, layer: int, output: LayerOutput) -> None:
-        """Take in one layer of one step. Raises ContractError where its arrays do not fit the task."""
-        self._require_output(step, layer, output)
-        at, num_entries = (step, layer), output.positions.size
-        self._arrays["positions"][at][:num_entries] = output.positions
-        self._arrays["digests"][at][:num_entries] = digests(output.rows)
-        self._arrays["attention"][at] = output.attention
-        self._arrays["misses"][at] = output.miss_tokens.size
-        self._miss_tokens.append(output.miss_tokens)
+    def note(self, step: int, layer: int, message: Message) -> None:
+        """Take in the OUTPUT of one layer of one step; its rows are hashed here and not on the host."""
+        task, at = self._task, (step, layer)
+        num_entries = min(task.top_k, task.context_tokens + step + 1)
+        rows = message.array("rows", "uint8", num_entries, task.kv_layout.row_bytes)
+        misses = message.array("miss_tokens", "int64", _length(message, "miss_tokens"))
+        self._arrays["positions"][at][:num_entries] = message.array("positions", "int64", num_entries)
+        self._arrays["digests"][at][:num_entries] = digests(rows)
+        self._arrays["attention"][at] = message.array("attention", "float32", task.num_heads, task.kv_layout.latent)
+        self._arrays["misses"][at] = misses.size
+        self._miss_tokens.append(misses)
 
-    def note_written(self, layer: int, rows: ByteArray) -> None:
-        """Take in the new rows of a layer as the memory holds them. Raises ContractError where they are of another shape."""
-        task = self._task
-        self._require(f"layer {layer}", "read_back", rows, "uint8", (task.num_steps, task.kv_layout.row_bytes))
+    def note_written(self, layer: int, message: Message) -> None:
+        """Take in the WRITTEN of one layer: its new rows as the memory holds them."""
+        rows = message.array("rows", "uint8", self._task.num_steps, self._task.kv_layout.row_bytes)
         self._arrays["written"][:, layer] = digests(rows)
 
-    def finished(self, wrong_canaries: list[int]) -> Answer:
-        """The whole answer."""
-        miss_tokens = np.concatenate(self._miss_tokens)
-        return Answer(**self._arrays, miss_tokens=miss_tokens, wrong_canaries=np.array(wrong_canaries, np.int64))
+    def finished(self, message: Message) -> Answer:
+        """The whole answer, with the ANSWER that ends it."""
+        wrong_canaries = message.array("wrong_canaries", "int64", _length(message, "wrong_canaries"))
+        return Answer(**self._arrays, miss_tokens=np.concatenate(self._miss_tokens), wrong_canaries=wrong_canaries)
 
-    def _require_output(self, step: int, layer: int, output: LayerOutput) -> None:
-        task, where = self._task, f"step {step}, layer {layer}"
-        num_entries = min(task.top_k, task.context_tokens + step + 1)
-        self._require(where, "positions", output.positions, "int64", (num_entries,))
-        self._require(where, "rows", output.rows, "uint8", (num_entries, task.kv_layout.row_bytes))
-        self._require(where, "attention", output.attention, "float32", (task.num_heads, task.kv_layout.latent))
-        self._require(where, "miss_tokens", output.miss_tokens, "int64", (np.size(output.miss_tokens),))
 
-    def _require(self, where: str, name: str, array: Any, dtype: str, shape: tuple[int, ...]) -> None:
-        if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
-            kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise ContractError(
-                f"runtime '{self._runtime}': {name} of {where} is {kind}; it must be {dtype} of shape {shape}"
-            )
+def output_message(task: Task, runtime: str, step: int, layer: int, output: LayerOutput) -> Message:
+    """One layer of one step as it travels. runtime: whose it is. Raises ContractError where an array does not fit the task."""
+    where = f"runtime '{runtime}': {{}} of step {step}, layer {layer}"
+    num_entries = min(task.top_k, task.context_tokens + step + 1)
+    _require(where, "positions", output.positions, "int64", (num_entries,))
+    _require(where, "rows", output.rows, "uint8", (num_entries, task.kv_layout.row_bytes))
+    _require(where, "attention", output.attention, "float32", (task.num_heads, task.kv_layout.latent))
+    _require(where, "miss_tokens", output.miss_tokens, "int64", (np.size(output.miss_tokens),))
+    return Message(Kind.OUTPUT, arrays={field.name: getattr(output, field.name) for field in fields(output)})
+
+
+def written_message(task: Task, runtime: str, layer: int, rows: ByteArray) -> Message:
+    """The new rows of a layer as they travel. Raises ContractError where they are of another shape."""
+    shape = (task.num_steps, task.kv_layout.row_bytes)
+    _require(f"runtime '{runtime}': {{}} of layer {layer}", "read_back", rows, "uint8", shape)
+    return Message(Kind.WRITTEN, arrays={"rows": rows})
 
 
 def digests(rows: ByteArray) -> ByteArray:
     """blake2b of each row. rows: (n, row_bytes) uint8. Returns (n, DIGEST_BYTES) uint8."""
     joined = b"".join(hashlib.blake2b(row, digest_size=DIGEST_BYTES).digest() for row in np.ascontiguousarray(rows))
     return np.frombuffer(joined, np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def _require(where: str, name: str, array: Any, dtype: str, shape: tuple[int, ...]) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype != dtype or array.shape != shape:
+        kind = f"{array.dtype} of shape {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ContractError(f"{where.format(name)} is {kind}; it must be {dtype} of shape {shape}")
+
+
+def _length(message: Message, name: str) -> int:
+    """How many entries the array `name` has, 0 where it is missing: its length follows from nothing."""
+    return message.arrays[name].size if name in message.arrays else 0
 
 
 def _shapes(task: Task) -> Mapping[str, Any]:

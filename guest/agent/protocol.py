@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from guest.agent.errors import MessageError
 
 MAGIC = b"CXLA"
-VERSION = 1
+VERSION = 2
 PREFIX = struct.Struct("<4sHHIQ")
 MOST_HEAD_BYTES = 1 << 20
 MOST_BODY_BYTES = 1 << 32
@@ -42,11 +42,14 @@ class Kind(IntEnum):
     POPULATE = 2  # arrays: tokens (T,) int64; as many ROWS as layers follow; answered by DONE
     ROWS = 3  # arrays: rows (T, row_bytes) uint8
     FLIP = 4  # fields: layer, token, byte; arrays: tokens (T,) int64; answered by DONE
-    FETCH = 5  # arrays: tokens (T,) int64; a QUERY for each step and layer follows; answered by ANSWER
+    FETCH = 5  # arrays: tokens (T,) int64; a QUERY for each step and layer follows; answered by OUTPUTs, WRITTENs and ANSWER
     QUERY = 6  # arrays: scores (T + step + 1,) float32, query (H, D + R) float32, row (row_bytes,) uint8
     CLOSE = 7  # answered by DONE
     DONE = 8
-    ANSWER = 9  # arrays: those of `guest.agent.answer.Answer`
+    ANSWER = 9  # after the last WRITTEN; arrays: wrong_canaries (n,) int64
+    OUTPUT = 10  # one per QUERY, in order; arrays: positions (n,) int64, rows (n, row_bytes) uint8, attention (H, D) float32,
+    #              miss_tokens (m,) int64
+    WRITTEN = 11  # one per layer, after the last OUTPUT; arrays: rows (S, row_bytes) uint8
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +85,13 @@ class Message:
 class Source(Protocol):
     """A stream of bytes to read: a file, a pipe, a channel. read: at most `size` bytes, none at the stream's end."""
 
-    def read(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes | bytearray: ...
 
 
 class Sink(Protocol):
     """A stream of bytes to write."""
 
-    def write(self, piece: bytes, /) -> object: ...
+    def write(self, piece: bytes | memoryview, /) -> object: ...
     def flush(self) -> object: ...
 
 
@@ -105,7 +108,7 @@ def write_message(sink: Sink, message: Message) -> None:
         )
     sink.write(PREFIX.pack(MAGIC, VERSION, message.kind, len(head), body_bytes) + head)
     for array in arrays.values():
-        sink.write(array.tobytes("C"))
+        sink.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     sink.flush()
 
 

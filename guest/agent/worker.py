@@ -1,19 +1,25 @@
 """One host's part in a check that spans hosts, as a command: messages come on stdin, answers go to stdout.
 
-    python -m guest.agent.worker
+    python -m guest.agent.worker [--lane NUMBER NONCE]
+
+With --lane long pieces go by memory shared with the testbed (`guest.agent.lane`), without it all goes by the streams.
 
 OPEN names a runtime and a task; POPULATE, FLIP and FETCH do parts of it, CLOSE ends it, and another OPEN may follow. It ends with
 0 when stdin does. An error goes to stderr, and its status is the command's. Whatever the runtime prints goes to stderr too, and
 it reads nothing of stdin. Knows messages and the contract of a runtime; what is right is for the testbed to say.
 """
 
+import argparse
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
 
-from guest.agent.answer import AnswerDraft
+import numpy as np
+
+from guest.agent.answer import output_message, written_message
 from guest.agent.errors import ContractError, MessageError, RequestError
+from guest.agent.lane import Lane, LaneSink, LaneSource, guest_region, map_region
 from guest.agent.protocol import Array, Kind, Message, Sink, Source, read_message, write_message
 from guest.agent.runtime import BitFlipper, LayerInput, Runtime, open_runtime
 from guest.agent.task import Task
@@ -29,24 +35,25 @@ def serve(source: Source, sink: Sink) -> None:
         name = str(message.fields.get("runtime"))
         with closing(open_runtime(name, task)) as runtime:
             write_message(sink, Message(Kind.DONE))
-            OpenTask(task, name, runtime, source).serve(sink)
+            OpenTask(task, name, runtime, source, sink).serve()
         write_message(sink, Message(Kind.DONE))
 
 
 class OpenTask:
     """A task whose runtime is open: does what the messages ask until CLOSE."""
 
-    def __init__(self, task: Task, name: str, runtime: Runtime, source: Source) -> None:
+    def __init__(self, task: Task, name: str, runtime: Runtime, source: Source, sink: Sink) -> None:
         self.task = task
         self.name = name
         self.runtime = runtime
         self._source = source
+        self._sink = sink
 
-    def serve(self, sink: Sink) -> None:
+    def serve(self) -> None:
         """Answer requests until CLOSE, which the caller answers when the runtime is closed. Raises MessageError."""
         requests = {Kind.POPULATE: self.populate, Kind.FLIP: self.flip, Kind.FETCH: self.fetch}
         while (message := self._next(Kind.CLOSE, *requests)).kind is not Kind.CLOSE:
-            write_message(sink, requests[message.kind](message))
+            write_message(self._sink, requests[message.kind](message))
 
     def populate(self, message: Message) -> Message:
         """Have the runtime write a context whose layers follow."""
@@ -69,17 +76,18 @@ class OpenTask:
         return Message(Kind.DONE)
 
     def fetch(self, message: Message) -> Message:
-        """Have the runtime decode from a context; what the model gives follows, layer by layer."""
+        """Have the runtime decode from a context; what the model gives follows, layer by layer, and each layer's output goes
+        back at once. Whether it is right is worked out elsewhere: nothing is hashed or kept here."""
         with closing(self.runtime.fetch(self._tokens(message))) as decoding:
             wrong_canaries = decoding.wrong_canaries()
-            draft = AnswerDraft(self.task, self.name)
             for step in range(self.task.num_steps):
                 for layer in range(self.task.num_layers):
-                    draft.note(step, layer, decoding.attend(layer, self._input(step)))
+                    output = decoding.attend(layer, self._input(step))
+                    write_message(self._sink, output_message(self.task, self.name, step, layer, output))
                 decoding.end_step()
             for layer in range(self.task.num_layers):
-                draft.note_written(layer, decoding.read_back(layer))
-        return draft.finished(wrong_canaries).message()
+                write_message(self._sink, written_message(self.task, self.name, layer, decoding.read_back(layer)))
+        return Message(Kind.ANSWER, arrays={"wrong_canaries": np.array(wrong_canaries, np.int64)})
 
     def _tokens(self, message: Message) -> Array:
         return message.array("tokens", "int64", self.task.context_tokens)
@@ -110,14 +118,23 @@ class OpenTask:
 
 def main() -> int:
     """Serve stdin and stdout. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog="guest.agent.worker")
+    parser.add_argument("--lane", nargs=2, metavar=("NUMBER", "NONCE"), type=int)
+    lane = parser.parse_args().lane
     try:
         with os.fdopen(os.dup(0), "rb") as source, os.fdopen(os.dup(1), "wb") as sink:
             _keep_from_runtime()
-            serve(source, sink)
+            serve(*(_by_lane(source, sink, *lane) if lane else (source, sink)))
     except SacError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_status
     return 0
+
+
+def _by_lane(source: Source, sink: Sink, number: int, nonce: int) -> tuple[Source, Sink]:
+    """The streams with a lane beside them. Raises LaneError."""
+    lane = Lane.join(map_region(guest_region()), number, nonce)
+    return LaneSource(source, lane.to_agent), LaneSink(sink, lane.to_testbed)
 
 
 def _keep_from_runtime() -> None:

@@ -31,9 +31,12 @@ class WorkerThread:
             except Exception as failure:  # noqa: BLE001 - raised again by finish()
                 self.failure = failure
 
-    def finish(self):
+    def hang_up(self):
         with suppress(BrokenPipeError):
             self.stdin.close()
+
+    def finish(self):
+        self.hang_up()
         self._thread.join(60)
         assert not self._thread.is_alive()
         if self.failure is not None:
@@ -55,9 +58,12 @@ class WorkerProcess:
         self.stdin, self.stdout = self._popen.stdin, self._popen.stdout
         self.read, self.write, self.flush = self.stdout.read, self.stdin.write, self.stdin.flush
 
-    def finish(self):
+    def hang_up(self):
         with suppress(BrokenPipeError):
             self.stdin.close()
+
+    def finish(self):
+        self.hang_up()
         self.stdout.close()
         status = self._popen.wait(120)
         self._stderr.seek(0)

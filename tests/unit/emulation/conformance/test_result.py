@@ -7,13 +7,15 @@ import jsonschema
 import numpy as np
 import pytest
 
+from emulation.conformance.exchange import task_of
 from emulation.conformance.relative import replay_fetches, replay_setting
 from emulation.conformance.result import RunResult, check
 from emulation.latency.replayed import Recording, replay, tier_paths
 from emulation.schemas import SCHEMAS
-from guest.agent.answer import Answer
+from guest.agent.answer import Answer, AnswerDraft, digests, output_message
 from guest.agent.errors import MessageError
 from guest.agent.protocol import Kind, Message
+from guest.agent.runtime import LayerOutput
 from tests.support.exchanges import SHAPE, exchanged
 
 
@@ -48,19 +50,27 @@ def test_the_check_notices_every_kind_of_wrong_answer(clean, change, mismatch):
     assert any(mismatch in sentence for sentence in mismatches), mismatches
 
 
-def test_an_answer_travels_as_it_is_and_one_that_does_not_fit_the_task_is_refused(clean):
-    exchange, answer = clean
-    message = answer.message()
-    assert np.array_equal(Answer.of(exchange.reader_task, message).digests, answer.digests)
-    shorter = replace(exchange.reader_task, num_steps=2)
+def test_an_output_travels_as_it_is_and_one_that_does_not_fit_the_task_is_refused():
+    task = replace(task_of(SHAPE, "shared:/nowhere"), num_steps=1, num_layers=1)
+    rows = np.arange(128 * 656, dtype=np.int64).astype(np.uint8).reshape(128, 656)
+    attention = np.ones((2, 512), np.float32)
+    message = output_message(task, "sac", 0, 0, LayerOutput(np.arange(128), rows, attention, np.arange(5)))
+    draft = AnswerDraft(task)
+    draft.note(0, 0, message)
+    draft.note_written(0, Message(Kind.WRITTEN, {}, {"rows": rows[:1]}))
+    answer = draft.finished(Message(Kind.ANSWER, {}, {"wrong_canaries": np.array([3])}))
+    assert np.array_equal(answer.digests[0, 0], digests(rows))
+    assert np.array_equal(answer.written[0], digests(rows[:1]))
+    assert answer.miss_tokens.tolist() == [0, 1, 2, 3, 4]
+    assert answer.wrong_canaries.tolist() == [3]
     with pytest.raises(
-        MessageError, match=r"array 'positions' is int32 of shape \(3, 3, 128\); it must be int32 of shape \(2, "
+        MessageError, match=r"array 'rows' is uint8 of shape \(128, 656\); it must be uint8 of shape \(64, "
     ):
-        Answer.of(shorter, message)
+        AnswerDraft(replace(task, top_k=64)).note(0, 0, message)
     for name in message.arrays:
         rest = {other: array for other, array in message.arrays.items() if other != name}
-        with pytest.raises(MessageError, match=f"message ANSWER: has no array '{name}'"):
-            Answer.of(exchange.reader_task, Message(Kind.ANSWER, {}, rest))
+        with pytest.raises(MessageError, match=f"message OUTPUT: has no array '{name}'"):
+            AnswerDraft(task).note(0, 0, Message(Kind.OUTPUT, {}, rest))
 
 
 def run_result(exchange, answer):

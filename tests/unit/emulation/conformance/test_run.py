@@ -88,7 +88,8 @@ class Scripted:
         (Scripted(), "agent on b: ended before it answered with DONE"),
         (Scripted(Message(Kind.CLOSE)), "agent on b: answered with CLOSE, not with DONE"),
         (Scripted(raw=b"Segmentation fault and more"), "agent on b: message: begins with b'Segm'"),
-        (Scripted(Message(Kind.DONE), Message(Kind.ANSWER)), "agent on b: message ANSWER: has no array 'positions'"),
+        (Scripted(Message(Kind.DONE), Message(Kind.OUTPUT)), "agent on b: message OUTPUT: has no array 'rows'"),
+        (Scripted(Message(Kind.DONE), Message(Kind.ANSWER)), "agent on b: answered with ANSWER, not with OUTPUT"),
     ],
 )
 def test_an_agent_that_does_not_answer_as_it_must_is_named(worker, problem):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from emulation.machines.launch import carried
-from guest.agent.answer import Answer
+from guest.agent.answer import AnswerDraft
 from guest.agent.protocol import Kind, Message, read_message, write_message
 from guest.agent.task import Task
 from guest.session import PYTHON_PATH
@@ -61,9 +61,12 @@ def test_the_agent_writes_a_context_and_decodes_from_it_with_what_was_carried(ho
     ended = host("-m", "guest.agent.worker", stdin=request.getvalue())
     assert ended.returncode == 0, ended.stderr.decode()
     answers = io.BytesIO(ended.stdout)
-    opened, populated, fetched, closed = iter(lambda: read_message(answers), None)
+    opened, populated, output, written, answer, closed = iter(lambda: read_message(answers), None)
     assert opened.kind is populated.kind is closed.kind is Kind.DONE
-    assert Answer.of(task, fetched).positions.tolist() == [[[93, 94, 95, 96, 97, 98, 99, 100]]]
+    draft = AnswerDraft(task)
+    draft.note(0, 0, output)
+    draft.note_written(0, written)
+    assert draft.finished(answer).positions.tolist() == [[[93, 94, 95, 96, 97, 98, 99, 100]]]
 
 
 def test_the_placement_is_reported_or_refused_for_one_node(host):
