@@ -4,10 +4,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+import numpy as np
+
 from emulation.conformance.agent import Agent
 from emulation.conformance.oracle import SOFTMAX_SCALE
 from emulation.conformance.truth import Context, JobShape
-from guest.agent.answer import Answer, digests
+from guest.agent.answer import DIGEST_BYTES, Answer, digests
 from guest.agent.runtime import LayerInput
 from guest.agent.task import Task
 from sac_runtime.memory.spec import StoreSpec
@@ -49,7 +51,7 @@ class Exchange:
         self.place = place
         self.writer_task = task_of(context.shape, place.writer_store)
         self.reader_task = task_of(context.shape, place.reader_store)
-        self.digests: list[ByteArray] = []  # by layer, (T + S, 16)
+        self.digests: list[ByteArray] = []  # by layer, (T + S, 16); zero for rows that no step chooses
         self.attention: list[list[FloatArray]] = []  # by layer and step
         self._flip = flip
         self._new_rows: list[ByteArray] = []  # by layer, (S, row_bytes)
@@ -82,8 +84,10 @@ class Exchange:
                 yield rows[: shape.context_tokens]
 
     def _make(self, layer: int) -> ByteArray:
-        rows = self.context.rows(layer)
-        self.digests.append(digests(rows))
+        rows, kept = self.context.rows(layer), self.context.kept(layer)
+        hashes = np.zeros((len(rows), DIGEST_BYTES), np.uint8)
+        hashes[kept] = digests(rows[kept])
+        self.digests.append(hashes)
         self.attention.append(self.context.expected_attention(layer, rows))
         self._new_rows.append(rows[self.context.shape.context_tokens :].copy())
         return rows

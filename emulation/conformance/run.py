@@ -3,10 +3,11 @@
 What the guests take for it is no figure: QEMU's wall clock says nothing about CXL.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from queue import SimpleQueue
+from types import MappingProxyType
 
 from emulation.conformance.agent import Agent, LaneProcess
 from emulation.conformance.exchange import BitFlip, Exchange, task_of
@@ -32,7 +33,8 @@ def run(bed: Bed, shape: JobShape, flip: BitFlip | None, say: Say, runtime: str 
     require_usable(shape, flip)
     require_fits(bed.topology, shape)
     exchanges = [Exchange(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed))]
-    answers = exchange_all(exchanges, partial(agent_on, bed), runtime, say)
+    cpus = {host.name: host.vcpus for host in bed.topology.hosts}
+    answers = exchange_all(exchanges, partial(agent_on, bed), runtime, say, cpus)
     say("comparing with the truth")
     return [check(exchange, answer) for exchange, answer in zip(exchanges, answers, strict=True)]
 
@@ -80,17 +82,27 @@ def agent_on(bed: Bed, host: str) -> Iterator[Agent]:
         agent.finish()
 
 
-def exchange_all(exchanges: Sequence[Exchange], connect: Connect, runtime: str, say: Say) -> list[Answer]:
+def exchange_all(
+    exchanges: Sequence[Exchange],
+    connect: Connect,
+    runtime: str,
+    say: Say,
+    cpus: Mapping[str, int] = MappingProxyType({}),
+) -> list[Answer]:
     """Have every context written and fetched; answers in the order of `exchanges`. Those of one writer and one reader go
-    together. connect: gives the agent on a host, by its name."""
+    together. connect: gives the agent on a host, by its name; cpus: of each host, 1 where it is not said: as many contexts
+    are read at once."""
     groups: dict[tuple[str, str], list[int]] = {}
     for number, exchange in enumerate(exchanges):
         groups.setdefault((exchange.place.writer, exchange.place.reader), []).append(number)
     answers: dict[int, Answer] = {}
-    for numbers in groups.values():
+    for (_, reader), numbers in groups.items():
         group = [exchanges[number] for number in numbers]
-        by = _by_one_agent if any(exchange.place.is_private for exchange in group) else _by_two_agents
-        answers |= zip(numbers, by(group, connect, runtime, say), strict=True)
+        if any(exchange.place.is_private for exchange in group):
+            found = _by_one_agent(group, connect, runtime, say)
+        else:
+            found = _by_two_hosts(group, connect, runtime, say, min(cpus.get(reader, 1), len(group)))
+        answers |= zip(numbers, found, strict=True)
     return [answers[number] for number in range(len(exchanges))]
 
 
@@ -105,10 +117,12 @@ def _by_one_agent(exchanges: Sequence[Exchange], connect: Connect, runtime: str,
     return answers
 
 
-def _by_two_agents(exchanges: Sequence[Exchange], connect: Connect, runtime: str, say: Say) -> list[Answer]:
-    """One host reads a context while the other writes the next."""
+def _by_two_hosts(
+    exchanges: Sequence[Exchange], connect: Connect, runtime: str, say: Say, num_readers: int
+) -> list[Answer]:
+    """The writer goes on to the next context while others are read."""
     written: SimpleQueue[Exchange | None] = SimpleQueue()
-    answers: list[Answer] = []
+    answers: dict[int, Answer] = {}
 
     def write() -> None:
         try:
@@ -118,13 +132,14 @@ def _by_two_agents(exchanges: Sequence[Exchange], connect: Connect, runtime: str
                         exchange.write(agent, say)
                     written.put(exchange)
         finally:
-            written.put(None)  # a reader must not wait for a writer that failed
+            for _ in range(num_readers):
+                written.put(None)  # a reader must not wait for a writer that failed
 
     def read() -> None:
         with connect(exchanges[0].place.reader) as agent:
             for exchange in iter(written.get, None):
                 with agent.opened(exchange.reader_task, runtime):
-                    answers.append(exchange.read(agent, say))
+                    answers[id(exchange)] = exchange.read(agent, say)
 
-    side_by_side([write, read])
-    return answers
+    side_by_side([write, *[read] * num_readers])
+    return [answers[id(exchange)] for exchange in exchanges]

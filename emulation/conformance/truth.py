@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from emulation.conformance.oracle import LATENT, ROPE, decode, dense_masked_attention
 from emulation.errors import InputError
@@ -82,11 +81,13 @@ class Context:
         return self._random("tokens").integers(0, 129280, self.shape.context_tokens)  # DeepSeek-V3.2's vocabulary
 
     def rows(self, layer: int) -> ByteArray:
-        """(T + steps, row_bytes) uint8: rows as written; those of the prefix that no step chooses are NaN throughout."""
+        """(T + steps, row_bytes) uint8: rows as written; those of the prefix that no step chooses are NaN throughout, and no
+        value is made for them."""
+        kept = self.kept(layer)
+        values = self._random("rows", layer).standard_normal((kept.size, LATENT + ROPE), dtype=np.float32)
         num_tokens = self.shape.context_tokens + self.shape.num_steps
-        values = self._random("rows", layer).standard_normal((num_tokens, LATENT + ROPE), dtype=np.float32)
-        rows = pack_rows(self.shape.layout, values[:, :LATENT], values[:, LATENT:])
-        rows[~self._ever_chosen(layer)] = POISON_BYTE
+        rows = np.full((num_tokens, self.shape.layout.row_bytes), POISON_BYTE, np.uint8)
+        rows[kept] = pack_rows(self.shape.layout, values[:, :LATENT], values[:, LATENT:])
         return rows
 
     def scores(self, step: int, layer: int) -> FloatArray:
@@ -109,16 +110,23 @@ class Context:
         )
 
     def expected_attention(self, layer: int, rows: ByteArray) -> list[FloatArray]:
-        """(H, D) fp32 for each step, by the dense masked reference. rows: what `rows(layer)` returned."""
-        values = decode(rows, self.shape.rows)
-        return [dense_masked_attention(self.query(step.index, layer), values, step.tokens(layer)) for step in self.topk]
+        """(H, D) fp32 for each step, by the dense masked reference over the rows that hold values: all others are masked at
+        every step. rows: what `rows(layer)` returned."""
+        kept = self.kept(layer)
+        values = decode(rows[kept], self.shape.rows)
+        chosen = [np.searchsorted(kept, step.tokens(layer)) for step in self.topk]
+        return [
+            dense_masked_attention(self.query(step.index, layer), values, each)
+            for step, each in zip(self.topk, chosen, strict=True)
+        ]
 
-    def _ever_chosen(self, layer: int) -> NDArray[np.bool_]:
+    def kept(self, layer: int) -> IntArray:
+        """(n,) int64, ascending: the tokens whose rows hold values, those that some step chooses and the new ones."""
         chosen = np.zeros(self.shape.context_tokens + self.shape.num_steps, dtype=bool)
         chosen[self.shape.context_tokens :] = True
         for step in self.topk:
             chosen[step.tokens(layer)] = True
-        return chosen
+        return np.flatnonzero(chosen)
 
     def _random(self, purpose: str, *numbers: int) -> np.random.Generator:
         name = f"{purpose} {self.shape.seed} {self.number} {numbers}".encode()

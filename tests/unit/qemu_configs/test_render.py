@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from guest.agent.lane import REGION_BYTES
 from qemu_configs.bedfile import find, load, parse, stock_names
 from qemu_configs.errors import BedFileError
 from qemu_configs.picture import from_json, picture_of
-from qemu_configs.render import domain_xml, qemu_argv
-from qemu_configs.topology import Topology
+from qemu_configs.render import EXCHANGE_BYTES, domain_xml, qemu_argv
+from qemu_configs.topology import MIB, Topology
 
 GOLDEN = Path(__file__).parent / "golden"
 QEMU_ARG = "{http://libvirt.org/schemas/domain/qemu/1.0}arg"
@@ -74,10 +75,21 @@ def test_a_comma_in_a_path_is_doubled_for_qemu(place):
 def test_hosts_that_share_a_device_are_given_one_file(place):
     topology = load("shared-pool")
     files = [
-        re.findall(r"mem-path=([^,\s]+)", " ".join(qemu_argv(topology, host, place(domain_name=host.name))))
+        re.findall(r"mem-path=([^,\s]+)\.mem", " ".join(qemu_argv(topology, host, place(domain_name=host.name))))
         for host in topology.hosts
     ]
-    assert files[0] == files[1] == [f"{place().backing_folder}/{device.name}.mem" for device in topology.devices]
+    assert files[0] == files[1] == [f"{place().backing_folder}/{device.name}" for device in topology.devices]
+
+
+def test_each_host_has_exchange_memory_of_its_own_as_large_as_the_agents_lanes(place):
+    topology = load("shared-pool")
+    words = [" ".join(qemu_argv(topology, host, place(domain_name=host.name))) for host in topology.hosts]
+    files = [re.findall(r"mem-path=([^,\s]+\.exchange)", each) for each in words]
+    assert [Path(path).name for each in files for path in each] == ["a.exchange", "b.exchange"]
+    assert EXCHANGE_BYTES == REGION_BYTES
+    assert all(
+        f"size={EXCHANGE_BYTES // MIB}M,mem-path={path}" in each for each, (path,) in zip(words, files, strict=True)
+    )
 
 
 def test_kvm_changes_the_accelerator_alone(place):
