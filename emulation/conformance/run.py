@@ -21,8 +21,9 @@ from emulation.say import Say
 from guest.agent.answer import Answer
 from guest.agent.runtime import REFERENCE
 from guest.agent.sac import geometry_of
-from qemu_configs.topology import Topology
+from qemu_configs.topology import MIB, Host, Topology
 
+SYSTEM_BYTES, AGENT_BYTES = 256 * MIB, 128 * MIB  # of a guest, and of one agent beside its hot buffers
 Connect = Callable[[str], AbstractContextManager[Agent]]
 
 
@@ -33,8 +34,8 @@ def run(bed: Bed, shape: JobShape, flip: BitFlip | None, say: Say, runtime: str 
     require_usable(shape, flip)
     require_fits(bed.topology, shape)
     exchanges = [Exchange(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed))]
-    cpus = {host.name: host.vcpus for host in bed.topology.hosts}
-    answers = exchange_all(exchanges, partial(agent_on, bed), runtime, say, cpus)
+    at_once = {host.name: _num_readers(host, shape) for host in bed.topology.hosts}
+    answers = exchange_all(exchanges, partial(agent_on, bed), runtime, say, at_once)
     say("comparing with the truth")
     return [check(exchange, answer) for exchange, answer in zip(exchanges, answers, strict=True)]
 
@@ -69,6 +70,12 @@ def require_fits(topology: Topology, shape: JobShape) -> None:
             )
 
 
+def _num_readers(host: Host, shape: JobShape) -> int:
+    """How many contexts a host can decode at a time: one per CPU, as far as their hot buffers fit beside its system."""
+    buffers_bytes = shape.num_layers * (shape.hot_buffer + 1) * shape.layout.row_bytes
+    return max(1, min(host.vcpus, (host.memory_bytes - SYSTEM_BYTES) // (buffers_bytes + AGENT_BYTES)))
+
+
 @contextmanager
 def agent_on(bed: Bed, host: str) -> Iterator[Agent]:
     """The agent on a host of the bed; it must have ended well when the body has. Raises GuestError."""
@@ -87,11 +94,11 @@ def exchange_all(
     connect: Connect,
     runtime: str,
     say: Say,
-    cpus: Mapping[str, int] = MappingProxyType({}),
+    at_once: Mapping[str, int] = MappingProxyType({}),
 ) -> list[Answer]:
     """Have every context written and fetched; answers in the order of `exchanges`. Those of one writer and one reader go
-    together. connect: gives the agent on a host, by its name; cpus: of each host, 1 where it is not said: as many contexts
-    are read at once."""
+    together. connect: gives the agent on a host, by its name; at_once: how many contexts a host may read at a time, each by an
+    agent of its own; 1 where it is not said."""
     groups: dict[tuple[str, str], list[int]] = {}
     for number, exchange in enumerate(exchanges):
         groups.setdefault((exchange.place.writer, exchange.place.reader), []).append(number)
@@ -101,7 +108,7 @@ def exchange_all(
         if any(exchange.place.is_private for exchange in group):
             found = _by_one_agent(group, connect, runtime, say)
         else:
-            found = _by_two_hosts(group, connect, runtime, say, min(cpus.get(reader, 1), len(group)))
+            found = _by_two_hosts(group, connect, runtime, say, min(at_once.get(reader, 1), len(group)))
         answers |= zip(numbers, found, strict=True)
     return [answers[number] for number in range(len(exchanges))]
 
