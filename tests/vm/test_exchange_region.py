@@ -42,7 +42,7 @@ def test_an_agent_that_stops_reading_is_a_named_error(bed, monkeypatch):
         with session.python_process("guest.agent.worker", taken.words) as process:
             session.run("pkill -STOP -f guest.agent.worker")
             talk = LaneProcess(process, taken.lane)
-            with pytest.raises(LaneError, match="the ring to the agent is full: .* does the other side still run"):
+            with pytest.raises(LaneError, match=r"the ring to the agent is full: .* does the other side still run"):
                 write_message(talk, Message(Kind.ROWS, arrays={"rows": ROWS}))
             session.run("pkill -KILL -f guest.agent.worker")
 
