@@ -38,13 +38,16 @@ def test_bytes_go_there_and_back_whole_and_the_stream_carries_next_to_nothing(be
 @pytest.mark.cxlbed("direct")
 def test_an_agent_that_stops_reading_is_a_named_error(bed, monkeypatch):
     monkeypatch.setattr(lanes, "FULL_DEADLINE_S", 2.0)
-    with bed.session("a") as session, bed.lane("a") as taken:
-        with session.python_process("guest.agent.worker", taken.words) as process:
-            session.run("pkill -STOP -f guest.agent.worker")
-            talk = LaneProcess(process, taken.lane)
-            with pytest.raises(LaneError, match=r"the ring to the agent is full: .* does the other side still run"):
-                write_message(talk, Message(Kind.ROWS, arrays={"rows": ROWS}))
-            session.run("pkill -KILL -f guest.agent.worker")
+    with (
+        bed.session("a") as session,
+        bed.lane("a") as taken,
+        session.python_process("guest.agent.worker", taken.words) as process,
+    ):
+        session.run("pkill -STOP -f guest.agent.worker")
+        talk = LaneProcess(process, taken.lane)
+        with pytest.raises(LaneError, match=r"the ring to the agent is full: .* does the other side still run"):
+            write_message(talk, Message(Kind.ROWS, arrays={"rows": ROWS}))
+        session.run("pkill -KILL -f guest.agent.worker")
 
 
 @pytest.mark.cxlbed("direct")
