@@ -135,7 +135,7 @@ def one_array(*spec):
     ("raw", "problem"),
     [
         (framed({}, magic=b"Hell"), "begins with b'Hell', not with b'CXLA'; something else writes to this stream"),
-        (framed({}, version=2), "version=2 is not 1; testbed and agent must be of one version"),
+        (framed({}, version=1), "version=1 is not 2; testbed and agent must be of one version"),
         (framed({}, kind=77), "kind=77 is none of 1, 2"),
         (framed({}), "DONE: its head must be an object with 'fields' and 'arrays'"),
         (framed(b"{"), "DONE: its head is no JSON"),
