@@ -306,7 +306,8 @@ def _require_room(memory_folder: Path, topology: Topology) -> None:
     free = shutil.disk_usage(memory_folder).free
     if free < needed:
         raise MachineError(
-            f"memory folder {memory_folder}: {free >> 20} MiB free, the bed's devices and exchange regions hold {needed >> 20};"
+            f"memory folder {memory_folder}: {free >> 20} MiB free, the bed's devices hold {needed >> 20},"
+            " exchange regions included;"
             " free some, enlarge it, or give another folder with --memory-folder"
         )
 
