@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from emulation.cli.app import ListedVerb
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
@@ -22,7 +23,7 @@ image = typer.Typer(
 )
 
 
-@image.command("build")
+@image.command("build", cls=ListedVerb)
 def build() -> None:
     """Build the guest image and the emulator that beds need here, unless the cache holds them."""
     with progress() as say:
@@ -32,7 +33,7 @@ def build() -> None:
     typer.echo(f"{emulator} {emulator.path}")
 
 
-@image.command("list")
+@image.command("list", cls=ListedVerb)
 def list_images(json: JsonOption = None) -> None:
     """List the images and the emulators in the cache."""
     rows = {
@@ -44,7 +45,7 @@ def list_images(json: JsonOption = None) -> None:
     show(json, *(f"{row['hash']} {row['folder']}{' (current)' if row['current'] else ''}" for row in lines))
 
 
-@image.command("check")
+@image.command("check", cls=ListedVerb)
 def check() -> None:
     """Ask the mirror whether it still holds the emulator that the recipe names. Ends with 3 if it does not."""
     offered = own.offered_version()
@@ -53,7 +54,7 @@ def check() -> None:
     typer.echo(f"emulator: the recipe holds: {OWN.suites[1]} has {OWN.package} {offered}")
 
 
-@image.command("prune")
+@image.command("prune", cls=ListedVerb)
 def prune(
     everything: Annotated[
         bool, typer.Option("--all", help="The current ones too, unless a bed runs from them.")

@@ -74,6 +74,14 @@ def test_help_lists_every_verb_with_its_whole_sentence():
         assert f"{name} {verb.help}" in listed
 
 
+def test_a_group_lists_its_verbs_with_whole_sentences_too():
+    listed = " ".join(CliRunner().invoke(app, ["image", "--help"]).output.split())
+    commands = command_of("image").commands
+    assert set(commands) >= {"build", "list", "prune"}
+    for name, command in commands.items():
+        assert f"{name} {' '.join(command.help.split())}" in listed
+
+
 def test_a_mistyped_verb_is_refused_with_the_ones_like_it():
     ended = cxlbed("checks", "direct")
     assert (ended.returncode, ended.stdout) == (2, "")
