@@ -31,11 +31,11 @@ def shipped_residuals() -> Residuals:
 
 
 def residuals_of(points: Sequence[Point]) -> dict[Kind, Residual]:
-    """By (tier, kind of reading); a point is named `tier context ... kind`."""
+    """By (tier, kind of reading); a point is named `tier context ... kind`, a mean's kind without `mean_`."""
     errors: dict[Kind, list[float]] = {}
     for point in points:
         tier, *_, metric = point.name.split()
-        errors.setdefault((tier, metric), []).append(point.error)
+        errors.setdefault((tier, metric.removeprefix("mean_")), []).append(point.error)
     return {kind: Residual.of(of_kind) for kind, of_kind in sorted(errors.items())}
 
 

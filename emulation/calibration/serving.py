@@ -1,79 +1,128 @@
-"""The serving model beside SAC's Figures 4, 9 and 10, cell by cell, and the fit of its parameters to them.
-Knows readings and simulations. Figures 3 and 5 are fitted by emulation.calibration.fetch; their profiles are used here.
+"""The serving model beside SAC's Figures 4, 9, 10, 11 and its latency tails, point by point. Knows readings and simulations;
+the parameters and their fit are in emulation.calibration.parameters.
 
-Eleven parameters (`EngineCosts`, its fitted ones) stand behind 72 serving figures; misses take theirs from Fig 4 alone,
-links from the profiles. What each part of the data says:
-- Fig 9's TTFT is linear in tokens with a small square: 5,000 tokens per second of prefill, eight ranks at once.
-- TBT without a pool bound (DRAM) grows by 6 ms with the context at one request per GPU and by 17 ms at eight: a part that
-  the longest context sets (top-k selection) and a part that each request adds (indexer).
-- Fig 10's DRAM TTFT is that of eight equal requests per GPU that are admitted one after the other, decode waiting: the mean is
-  4.5 admissions. Its growth with context is one copy per layer and page of indexer keys.
-- Fig 10's gap between CXL and DRAM is Fig 4's misses over the devices' shared bandwidth; nothing is fitted there.
-- RDMA: TTFT is about a third of the time that decode loses. One transfer per GPU at a time, all sharing one transfer engine
-  bound per entry (0.38 us, near Fig 5's 0.49) and per request, that slows compute by two thirds while it runs, gives
-  TTFT, TBT and throughput at four contexts from three parameters; and, moved out and back in once, round 1 as well."""
+What each part of the data says is told beside the parameter that rests on it. Misses take theirs from Fig 4 and GLM-5.1's
+buffers alone, links from the profiles: the gap between CXL and DRAM is a prediction at every point."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
 
-from emulation.calibration.fit import pattern_search
-from emulation.calibration.readings import Point, readings, summary
+from emulation.calibration.readings import Point, readings
 from emulation.serving.cluster import simulate
+from emulation.serving.metrics import Summary
 from emulation.serving.spec import GB, ClusterSpec, EngineCosts, ModelShape
 from emulation.serving.workload import ClosedLoop
-from emulation.timing.misses import FootprintLaw
+from emulation.timing.misses import BufferLaw
 
 NUM_PROMPTS, OUTPUT_LEN = 512, 1024
-CONCURRENCY = {1: 8, 2: 64}
-FIGURES = ("tokens_per_s", "tbt_ms", "ttft_s")
 HEADLINE = {"throughput over RDMA": 2.1, "TTFT below RDMA": 9.7, "TBT below RDMA": 1.8, "throughput of DRAM": 0.91}
 
-BASE_PARAMETERS = (
-    "step_base_ns",
-    "step_request_ns",
-    "step_context_token_ns",
-    "step_longest_token_ns",
-    "prefill_token_ns",
-    "prefill_token_slope_ns",
-    "admission_ns",
-    "index_page_ns",
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the paper's: what a reading belongs to."""
+
+    tier: str
+    context_tokens: int
+    concurrency: int
+    round_number: int
+
+    def serve(self, costs: EngineCosts) -> Summary:
+        """The model's figures, as the paper ran it. HBM only finds its prefixes in HBM: its plateau leaves no time to compute
+        them."""
+        return _served(self, costs)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A file of readings. columns: its figures, each with the model's; usual: a concurrency or round that all its rows have."""
+
+    title: str
+    file: str
+    columns: Sequence[str]
+    round_number: int
+    concurrency: int | None = None  # None: a column of the file
+
+    def cell(self, row: dict[str, str]) -> Cell:
+        concurrency = self.concurrency or int(row["concurrency"])
+        return Cell(row["tier"], int(row["context_tokens"]), concurrency, self.round_number)
+
+
+MEANS = ("tokens_per_s", "tbt_ms", "ttft_s")
+FIG9 = Figure("SAC Fig 9: round 1, concurrency 8", "fig9_round1.csv", MEANS, 1, 8)
+FIG10 = Figure("SAC Fig 10: round 2, concurrency 64", "fig10_round2.csv", MEANS, 2, 64)
+FIG11 = Figure("SAC Fig 11: round 2, 32K", "fig11_concurrency_32k.csv", ("tokens_per_s",), 2)
+TAILS = Figure(
+    "SAC, latency distribution: round 2, 128K, DRAM",
+    "tails_dram_128k.csv",
+    ("mean_tbt_ms", "p99_tbt_ms", "mean_ttft_s", "p99_ttft_s"),
+    2,
 )
-PREFETCH_PARAMETERS = ("prefetch_request_ns", "prefetch_ops_per_entry", "prefetch_slowdown")
+SERVING_FIGURES = (FIG9, FIG10, FIG11, TAILS)
+
+
+@dataclass(frozen=True)
+class ServingPoint(Point):
+    """A reading of a serving figure: of which run, and which figure of it."""
+
+    cell: Cell
+    column: str
+    over_concurrency: bool
+
+    @property
+    def series(self) -> str:
+        """The series that it is of: a tier's results of one round by context, or over concurrency (its tails if of those)."""
+        tails = ", tails" if self.column.startswith(("mean_", "p99_")) else ""
+        return f"{self.cell.tier} round {self.cell.round_number}{', over concurrency' if self.over_concurrency else ''}{tails}"
+
+
+def points(figure: Figure, costs: EngineCosts | None = None, tiers: Iterable[str] = ()) -> list[ServingPoint]:
+    """The model beside every reading of a figure (of some tiers)."""
+    costs = costs or EngineCosts()
+    found = []
+    for row in readings(figure.file):
+        cell = figure.cell(row)
+        if not tiers or cell.tier in tiers:
+            summary = cell.serve(costs)
+            found += [
+                ServingPoint(
+                    _name(figure, cell, column),
+                    float(row[column]),
+                    model_figure(summary, column),
+                    cell,
+                    column,
+                    not figure.concurrency,
+                )
+                for column in figure.columns
+            ]
+    return found
+
+
+def model_figure(summary: Summary, column: str) -> float:
+    """The model's figure for a column. TBT is the time between tokens; its mean is that over requests, as the paper's."""
+    ttft, itl = summary.ttft_ms, summary.itl_ms
+    return {
+        "tokens_per_s": summary.output_throughput,
+        "tbt_ms": summary.tpot_ms.mean,
+        "ttft_s": ttft.mean / 1e3,
+        "mean_tbt_ms": summary.tpot_ms.mean,
+        "p99_tbt_ms": itl.p99,
+        "mean_ttft_s": ttft.mean / 1e3,
+        "p99_ttft_s": ttft.p99 / 1e3,
+    }[column]
 
 
 def fig4_points() -> list[Point]:
     """KV of a request and the part touched over 1K tokens, GB, at every reading of Fig 4."""
-    points = []
+    found = []
     for row in readings("fig4_footprint.csv"):
         context_tokens, token_bytes = int(row["context_tokens"]), ModelShape().token_bytes
-        touched = FootprintLaw.for_context(context_tokens).touched(OUTPUT_LEN)
+        touched = BufferLaw.for_context(context_tokens).touched(OUTPUT_LEN)
         total_gb, active_gb = context_tokens * token_bytes / GB, touched * token_bytes / GB
-        points.append(Point(f"{context_tokens} total_gb", float(row["total_gb"]), total_gb))
-        points.append(Point(f"{context_tokens} active_gb", float(row["active_gb"]), active_gb))
-    return points
-
-
-def serving_points(
-    round_number: int, costs: EngineCosts | None = None, tiers: Sequence[str] = ("dram", "cxl", "rdma")
-) -> list[Point]:
-    """Tokens per second, TBT and TTFT at every reading of Fig 9 (round 1) or Fig 10 (round 2)."""
-    points = []
-    for row in readings("fig9_round1.csv" if round_number == 1 else "fig10_round2.csv"):
-        tier, context_tokens = row["tier"], int(row["context_tokens"])
-        if tier in tiers:
-            figures = serve_cell(tier, context_tokens, round_number, costs or EngineCosts())
-            points += [
-                Point(f"{tier} {context_tokens} {name}", float(row[name]), figure)
-                for name, figure in zip(FIGURES, figures, strict=True)
-            ]
-    return points
-
-
-def serve_cell(tier: str, context_tokens: int, round_number: int, costs: EngineCosts) -> tuple[float, float, float]:
-    """(tokens per second, mean TBT in ms, mean TTFT in s) of one cell, as the paper ran it."""
-    workload = ClosedLoop(NUM_PROMPTS, CONCURRENCY[round_number], context_tokens, OUTPUT_LEN, round_number)
-    figures = simulate(ClusterSpec(tier, costs=costs), workload).recorder.summary()
-    return figures.output_throughput, figures.tpot_ms.mean, figures.ttft_ms.mean / 1e3
+        found.append(Point(f"{context_tokens} total_gb", float(row["total_gb"]), total_gb))
+        found.append(Point(f"{context_tokens} active_gb", float(row["active_gb"]), active_gb))
+    return found
 
 
 def headline_points(fig10: Sequence[Point]) -> list[Point]:
@@ -93,24 +142,13 @@ def headline_points(fig10: Sequence[Point]) -> list[Point]:
     return [Point(name, reading, ratio) for (name, reading), ratio in zip(HEADLINE.items(), ratios, strict=True)]
 
 
-def fit_engine_costs() -> EngineCosts:
-    """The parameters with the least error at Fig 9 and 10, from the shipped ones: first those that all tiers share, on DRAM
-    and CXL, then those of the prefetch, on RDMA. About three minutes."""
-    return _fitted(_fitted(EngineCosts(), BASE_PARAMETERS, ("dram", "cxl")), PREFETCH_PARAMETERS, ("rdma",))
+@cache
+def _served(cell: Cell, costs: EngineCosts) -> Summary:
+    workload = ClosedLoop(NUM_PROMPTS, cell.concurrency, cell.context_tokens, OUTPUT_LEN, cell.round_number)
+    spec = ClusterSpec(cell.tier, costs=costs, free_hbm_prefix=True)
+    return simulate(spec, workload).recorder.summary()
 
 
-def _badness(costs: EngineCosts, tiers: Sequence[str]) -> float:
-    """Mean error of Fig 10, half as much of Fig 9, and weight on Fig 10's worst, which means would leave far out."""
-    fig10, fig9 = serving_points(2, costs, tiers), serving_points(1, costs, tiers)
-    means = [sum(abs(point.error) for point in points) / len(points) for points in (fig10, fig9)]
-    return means[0] + 0.5 * means[1] + 0.25 * summary(fig10)[1]
-
-
-def _fitted(start: EngineCosts, names: Sequence[str], tiers: Sequence[str]) -> EngineCosts:
-    """`start` with the parameters of `names` at their least error at the figures of `tiers`."""
-
-    def costs(values: Sequence[float]) -> EngineCosts:
-        return replace(start, **dict(zip(names, values, strict=True)))
-
-    values = tuple(getattr(start, name) for name in names)
-    return costs(pattern_search(lambda x: _badness(costs(x), tiers), values, step=0.04, least_step=0.004, gain=1e-6))
+def _name(figure: Figure, cell: Cell, column: str) -> str:
+    at = "" if figure.concurrency else f" x {cell.concurrency}"
+    return f"{cell.tier} {cell.context_tokens}{at} {column}"

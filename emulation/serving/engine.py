@@ -1,90 +1,70 @@
-"""One server: GPUs in lockstep that prefill, decode and fetch. Knows rates and queues; costs come from CostModel, bytes and
-loads go to Links, results to a Recorder. Of SimPy it uses the time and one timer: each server sets it for its next event.
+"""One server: GPUs in lockstep that prefill, decode and fetch. Knows rates and queues; costs come from CostModel, loads of links
+go to Bursts, results to a Recorder. It asks its agenda to be called when something ends next.
 
 Rules, and where they come from:
 - A request is computed on one GPU (DP attention) and waits there until its HBM fits (admission by capacity), first in,
-  first out.
-- All GPUs step together, and a server in which any GPU prefills does not decode (SGLang's scheduler with DP attention:
-  prefill first, ranks without one idle along).
-- Where the policy prefetches, a prefix is moved whole before its prefill, one per GPU at a time; the transfers of a server
-  share its transfer engine equally. While any is in flight, the server computes slower by `prefetch_slowdown`. New KV is
-  moved out in the same way beside the prefill, and back beside the first steps.
+  first out. Its indexer keys are loaded and its new tokens prefilled one request after the other per GPU.
+- All GPUs step together. How prefill and decode share them is the spec's `engine`: 'prefill-first' (SGLang's scheduler with
+  DP attention: while any GPU loads or prefills, none of the server decodes), 'chunked' (a step carries a chunk of prefill
+  along), 'separated' (the first GPUs prefill, the others load and decode).
+- Where the policy prefetches, a prefix is moved whole before its prefill. Each request has its own way over the network,
+  bound by the request itself; the NIC's wire is shared. For a part of a transfer's time the server's decode stands still.
+- Requests' own waits (keys, prefixes) are spread by `Waits`, steps by GapHistogram.
 - A batch of constant composition advances at one rate, so an event is a change of composition, not a token; rates follow
   from `_set_rates` after each. Times are floats in ns: fractions matter to the conservation of bytes."""
 
 from collections import deque
 from collections.abc import Callable
+from heapq import heappop, heappush
 from math import inf
-from typing import Any, NamedTuple
+from typing import Any
 
-import simpy
-
-from emulation.serving.costs import NO_COST, CostModel, RequestCost
+from emulation.serving.agenda import Agenda
+from emulation.serving.bursts import Bursts
+from emulation.serving.costs import CostModel, RequestCost
 from emulation.serving.lockstep import Lockstep
-from emulation.serving.metrics import Recorder, StepShares
+from emulation.serving.metrics import Recorder
 from emulation.serving.routes import ClusterRoutes
 from emulation.serving.workload import Request
-from emulation.timing.links.flows import Flow, spread
+from emulation.timing.links.flows import spread
 
 REFRESH_NS = 1e9  # servers that share devices look at one another's load at least so often,
 CROWDED_REFRESH_NS = 5e7  # and so often where it exceeds
 CROWDED_LOAD = 0.7
+QUIET_LOAD = 0.3  # up to this much, others leave room enough for loads and prefills
+NOTICED_LOAD = 0.01  # a smaller change of others' load changes nothing
 
 
 class Running:
-    """A request on its way through a server."""
+    """A request on its way through a server. since_ns: when its present state began; own_wait: factor on its waits."""
 
-    __slots__ = ("arrived_ns", "cost", "first_token_ns", "gpu", "request")
+    __slots__ = ("arrived_ns", "cost", "decodes", "first_token_ns", "gpu", "own_wait", "request", "since_ns")
 
-    def __init__(self, request: Request, cost: RequestCost, gpu: "Gpu", now_ns: float) -> None:
+    def __init__(
+        self, request: Request, cost: RequestCost, gpu: "Gpu", arrived_ns: float, now_ns: float, own_wait: float
+    ) -> None:
         self.request, self.cost, self.gpu = request, cost, gpu
-        self.arrived_ns = now_ns
+        self.arrived_ns, self.since_ns, self.own_wait = arrived_ns, now_ns, own_wait
         self.first_token_ns = 0.0
-
-
-class PrefixMove(NamedTuple):
-    """A prefix on its way over `link`, the number of a NIC's direction. work_ns: what it takes alone on the server;
-    before_prefill: the request's prefill waits for it."""
-
-    running: Running
-    link: int
-    work_ns: float
-    num_bytes: int
-    before_prefill: bool
+        self.decodes = False
 
 
 class Gpu:
-    """Queues and sums of one GPU."""
+    """Queues and sums of one GPU. work_ns: its part of a step's compute; bytes: of KV and indexer keys, for its links."""
 
-    __slots__ = ("decoding", "entries", "free_hbm_bytes", "index", "moving", "outstanding", "prefilling", "ready", "to_move",
-                 "tokens", "waiting")  # fmt: skip
+    __slots__ = ("entries", "free_hbm_bytes", "index", "loading", "num_decoding", "outstanding", "read_bytes", "ready",
+                 "received_bytes", "sent_bytes", "tokens", "waiting", "wire_free_ns", "work_ns", "written_bytes")  # fmt: skip
 
     def __init__(self, index: int, hbm_bytes: int) -> None:
         self.index = index
         self.free_hbm_bytes = hbm_bytes
         self.waiting: deque[Running] = deque()  # for HBM
-        self.to_move: deque[PrefixMove] = deque()
-        self.moving: PrefixMove | None = None
-        self.ready: deque[Running] = deque()  # for prefill
-        self.prefilling: Running | None = None
-        self.decoding: set[Running] = set()
-        self.outstanding = 0
-        self.entries = 0.0  # missed per layer and step, of all that run
-        self.tokens = 0.0  # of context, of all that run
-
-    def start(self, running: Running) -> None:
-        """The request decodes from now on."""
-        self.decoding.add(running)
-        self.entries += running.cost.entries
-        self.tokens += running.cost.context_tokens
-
-    def finish(self, running: Running) -> None:
-        """The request is done. Sums of nothing are put to 0, where differences would leave roundings."""
-        self.decoding.discard(running)
-        self.outstanding -= 1
-        self.free_hbm_bytes += running.cost.hbm_bytes
-        self.entries = self.entries - running.cost.entries if self.decoding else 0.0
-        self.tokens = self.tokens - running.cost.context_tokens if self.decoding else 0.0
+        self.ready: deque[Running] = deque()  # for its prefill
+        self.loading: Running | None = None  # or prefilling
+        self.num_decoding = self.outstanding = 0
+        self.entries = self.tokens = self.work_ns = 0.0  # of all that decode: missed per layer and step; of context
+        self.wire_free_ns = 0.0  # when its NIC has moved all that it has been given
+        self.read_bytes = self.written_bytes = self.received_bytes = self.sent_bytes = 0.0
 
 
 class Server:
@@ -93,73 +73,76 @@ class Server:
     def __init__(
         self,
         number: int,
-        env: Any,
+        agenda: Agenda,
         costs: CostModel,
         routes: ClusterRoutes,
         recorder: Recorder,
+        next_wait: Callable[[], float],
         on_finish: Callable[[Request], None],
     ) -> None:
         spec = costs.spec
         self.number = number
-        self._env, self._costs, self._on_finish = env, costs, on_finish
-        self._recorder, self._meter = recorder, recorder.meter()
-        self._links, self._fetch_ns = routes.links, routes.fetch_ns
-        self._reads, self._writes = routes.server_routes(number)
+        self._agenda, self._costs, self._routes, self._on_finish = agenda, costs, routes, on_finish
+        self._next_wait = next_wait
+        self._recorder, self._spent, self._meter = recorder, recorder.spent, recorder.meter()
+        self._token_bytes = spec.model.token_bytes
+        self._bursts = Bursts(routes, number)
         self._nics = routes.server_nics(number)
+        self._wire = routes.prefetch_profile.adapter if routes.prefetch_profile else None
         self._shares_devices = spec.policy.home == "pool" and spec.num_servers > 1
-        self.gpus = [Gpu(index, spec.server.hbm_kv_bytes) for index in range(spec.server.num_gpus)]
-        self._moves: Lockstep[Gpu] = Lockstep()
+        self._chunked, self._separated = spec.engine == "chunked", spec.engine == "separated"
+        self.gpus = [Gpu(index, spec.gpu_kv_bytes) for index in range(spec.server.num_gpus)]
+        self._decode_gpus = [self.gpus[index] for index in spec.decode_gpus]
+        self._idle_prefill_gpus = [gpu for gpu in self.gpus if gpu.index not in spec.decode_gpus]
+        self._prefill_queue: deque[Running] = deque()  # of a separated server
+        self._timers: list[tuple[float, int, Callable[[Any], None], Running]] = []  # ends known beforehand
         self._loads: Lockstep[Gpu] = Lockstep()
         self._prefills: Lockstep[Gpu] = Lockstep()
         self._decodes: Lockstep[Running] = Lockstep()
-        self._stages: tuple[Lockstep[Any], ...] = (self._moves, self._loads, self._prefills, self._decodes)
+        self._stages: tuple[Lockstep[Any], ...] = (self._loads, self._prefills, self._decodes)
+        self._by_length: list[
+            tuple[float, int, Running]
+        ] = []  # what decodes, longest context first; may be done already
+        self._num_timers = 0
         self._now_ns = 0.0
+        self._held_until_ns = 0.0
+        self._num_decoding = 0
         self._schedule_number = 0
         self._in_event = False
-        self._longest_stale = False
-        self._longest_tokens = 0.0
-        self._num_waiting = 0
-        self._num_prefetching = 0
-        self._step_shares = StepShares(0.0, 0.0)
-        self._flow: Flow = {}  # bytes per ns now
-        self._others_load = 0.0  # on the busiest link that this server uses
+        self._compute_share = self._fetch_share = 0.0
+        self._nothing = [0.0] * len(self._bursts.entries)
+        self._prefill_speeds = [costs.prefill_speed(number) for number in range(spec.server.num_gpus + 1)]
         self.outstanding = 0
 
-    def submit(self, request: Request, cached_len: int) -> None:
-        """Take a request now."""
-        self._advance(self._env.now)
-        gpu = min(self.gpus, key=_outstanding)
+    def submit(self, request: Request, arrived_ns: float, cached_len: int) -> None:
+        """Take a request now; it was sent at `arrived_ns`."""
+        gpu = min(self._decode_gpus, key=_outstanding)
         gpu.outstanding += 1
         self.outstanding += 1
         cost = self._costs.of_request(request.prompt_len, request.output_len, cached_len)
-        gpu.waiting.append(Running(request, cost, gpu, self._now_ns))
-        self._num_waiting += 1
-        self._admit(gpu)
-        if not self._in_event:
-            self._set_rates()
+        now_ns = self._agenda.now_ns
+        gpu.waiting.append(Running(request, cost, gpu, arrived_ns, now_ns, self._next_wait()))
+        if self._in_event:
+            self._admit(gpu)
+        elif cost.prefetch_ns or self._separated or gpu.loading is None:
+            self._advance(now_ns)
+            if self._admit(gpu):
+                self._set_rates()
 
-    def _advance(self, now_ns: float) -> None:
-        """Let time pass at the present rates: work, bytes and the recorder's integrals."""
-        elapsed_ns = now_ns - self._now_ns
-        if elapsed_ns <= 0:
-            return
-        self._now_ns = now_ns
-        for stage in self._stages:
-            self._links.carry(stage.flow, stage.rate * elapsed_ns)
-            stage.advance(elapsed_ns)
-        num_prefilling = len(self._loads) + len(self._prefills)
-        self._meter.wait(elapsed_ns, self._num_waiting, self._num_prefetching, num_prefilling)
-        self._meter.decode(elapsed_ns, len(self._decodes), self._decodes.rate * elapsed_ns, self._step_shares)
-
-    def _on_time(self, schedule_number: int, due: Lockstep[Any] | None) -> None:
+    def on_time(self, schedule_number: int, due: Lockstep[Any] | None) -> None:
+        """Handle what ends now; a call that a later schedule has overtaken is none."""
         if schedule_number != self._schedule_number:
             return
-        self._advance(self._env.now)
+        self._advance(self._agenda.now_ns)
         if due is not None:
             due.advance_to_first()
+        elif self._is_mere_look():
+            self._schedule()
+            return
         self._in_event = True
-        for gpu in self._moves.pop_ended():
-            self._end_move(gpu)
+        while self._timers and self._timers[0][0] <= self._now_ns:
+            _, _, end, running = heappop(self._timers)
+            end(running)
         for gpu in self._loads.pop_ended():
             self._end_load(gpu)
         for gpu in self._prefills.pop_ended():
@@ -169,180 +152,271 @@ class Server:
         self._in_event = False
         self._set_rates()
 
-    def _admit(self, gpu: Gpu) -> None:
-        """Let requests in whose HBM fits, in order, and start what the GPU has free hands for."""
+    def carry_bytes(self) -> None:
+        """Count the bytes of all that has finished on the links that they crossed."""
+        links, routes = self._routes.links, self._routes.server_routes(self.number)
+        links.carry(spread(routes.read, [gpu.read_bytes for gpu in self.gpus]), 1)
+        links.carry(spread(routes.write, [gpu.written_bytes for gpu in self.gpus]), 1)
+        for gpu, nic in zip(self.gpus, self._nics, strict=False):
+            links.carry({nic.read: gpu.received_bytes, nic.write: gpu.sent_bytes}, 1)
+
+    def _is_mere_look(self) -> bool:
+        """Whether nothing ends now and others' load is what it was."""
+        ends = self._timers and self._timers[0][0] <= self._now_ns
+        held = self._num_decoding and not self._decodes.rate and self._held_until_ns <= self._now_ns
+        return not ends and not held and not self._bursts.read.has_changed(NOTICED_LOAD)
+
+    def _advance(self, now_ns: float) -> None:
+        """Let time pass at the present rates."""
+        elapsed_ns = now_ns - self._now_ns
+        if elapsed_ns <= 0:
+            return
+        self._now_ns = now_ns
+        self._loads.done += self._loads.rate * elapsed_ns
+        self._prefills.done += self._prefills.rate * elapsed_ns
+        if self._num_decoding:
+            steps = self._decodes.rate * elapsed_ns
+            self._decodes.done += steps
+            if steps:
+                self._meter.decode(elapsed_ns, self._num_decoding, steps, self._compute_share, self._fetch_share)
+            else:
+                held = not self._prefills and not self._loads
+                self._meter.stand_still(elapsed_ns, self._num_decoding, held)
+
+    def _admit(self, gpu: Gpu) -> bool:
+        """Let requests in whose HBM fits, in order, and start what the GPU has free hands for; whether anything began."""
+        began = False
         while gpu.waiting and gpu.waiting[0].cost.hbm_bytes <= gpu.free_hbm_bytes:
             running = gpu.waiting.popleft()
-            cost = running.cost
-            gpu.free_hbm_bytes -= cost.hbm_bytes
-            if cost.prefetch_ns:
-                self._num_waiting -= 1
-                self._num_prefetching += 1
-                link = self._nics[gpu.index].read
-                self._move(PrefixMove(running, link, cost.prefetch_ns, cost.prefetch_bytes, before_prefill=True))
+            gpu.free_hbm_bytes -= running.cost.hbm_bytes
+            began = True
+            if running.cost.prefetch_ns:
+                self._prefetch(running)
             else:
-                gpu.ready.append(running)
-        if gpu.ready and gpu.prefilling is None:
-            self._start_prefill(gpu, gpu.ready.popleft())
+                self._make_ready(running)
+        return self._start_prefill(gpu) or began
 
-    def _start_prefill(self, gpu: Gpu, running: Running) -> None:
-        gpu.prefilling = running
-        self._num_waiting -= 1
-        self._loads.add(running.cost.load_ns, gpu)
+    def _prefetch(self, running: Running) -> None:
+        """Move the cached prefix: the request's own time, and no sooner than the NIC's wire has carried all given to it."""
+        now_ns, gpu, cost = self._now_ns, running.gpu, running.cost
+        assert self._wire is not None
+        self._spent.queue += now_ns - running.since_ns
+        running.since_ns = now_ns
+        gpu.wire_free_ns = max(now_ns, gpu.wire_free_ns) + cost.prefetch_bytes / self._wire.read_bytes_per_ns
+        gpu.received_bytes += cost.prefetch_bytes
+        self._set_timer(
+            max(now_ns + cost.prefetch_ns * running.own_wait, gpu.wire_free_ns), self._end_prefetch, running
+        )
 
-    def _move_new(self, running: Running, write: bool) -> None:
-        """Move a request's new KV out, or back in, beside what the GPUs do."""
-        cost = running.cost
-        if cost.new_transfer_ns:
-            nic = self._nics[running.gpu.index]
-            link = nic.write if write else nic.read
-            self._move(PrefixMove(running, link, cost.new_transfer_ns, cost.new_transfer_bytes, before_prefill=False))
+    def _end_prefetch(self, running: Running) -> None:
+        self._spent.prefetch += self._now_ns - running.since_ns
+        running.since_ns = self._now_ns
+        self._make_ready(running)
+        self._start_prefill(running.gpu)
 
-    def _move(self, move: PrefixMove) -> None:
-        """Queue a move on its GPU; they go one after the other."""
-        gpu = move.running.gpu
-        gpu.to_move.append(move)
-        if gpu.moving is None:
-            self._start_move(gpu)
+    def _make_ready(self, running: Running) -> None:
+        if self._separated:
+            self._prefill_queue.append(running)
+        else:
+            running.gpu.ready.append(running)
 
-    def _start_move(self, gpu: Gpu) -> None:
-        gpu.moving = gpu.to_move.popleft()
-        self._moves.add(gpu.moving.work_ns, gpu)
+    def _start_prefill(self, gpu: Gpu) -> bool:
+        """Begin the next request of the GPU, or of a separated server, where there is one and someone to do it."""
+        if self._separated:
+            began = bool(self._prefill_queue and self._idle_prefill_gpus)
+            while self._prefill_queue and self._idle_prefill_gpus:
+                self._start_load(self._idle_prefill_gpus.pop(), self._prefill_queue.popleft())
+            return began
+        if not gpu.ready or gpu.loading is not None:
+            return False
+        self._start_load(gpu, gpu.ready.popleft())
+        return True
 
-    def _end_move(self, gpu: Gpu) -> None:
-        move = gpu.moving
-        assert move is not None
-        gpu.moving = None
-        if gpu.to_move:
-            self._start_move(gpu)
-        if move.before_prefill:
-            self._num_prefetching -= 1
-            self._num_waiting += 1
-            gpu.ready.append(move.running)
-            self._admit(gpu)
+    def _start_load(self, gpu: Gpu, running: Running) -> None:
+        self._spent.queue += self._now_ns - running.since_ns
+        running.since_ns = self._now_ns
+        gpu.loading = running
+        self._loads.add(running.cost.load_ns * running.own_wait, gpu)
 
     def _end_load(self, gpu: Gpu) -> None:
-        assert gpu.prefilling is not None
-        self._prefills.add(gpu.prefilling.cost.prefill_ns, gpu)
-        self._move_new(gpu.prefilling, write=True)
+        running = gpu.loading
+        assert running is not None
+        gpu.read_bytes += running.cost.index_bytes
+        if running.cost.prefill_ns:
+            self._prefills.add(running.cost.prefill_ns, gpu)
+        else:
+            self._end_prefill(gpu)
 
     def _end_prefill(self, gpu: Gpu) -> None:
-        running = gpu.prefilling
+        running = gpu.loading
         assert running is not None
-        gpu.prefilling = None
+        gpu.loading = None
+        cost = running.cost
+        gpu.written_bytes += cost.written_bytes
+        gpu.sent_bytes += cost.new_transfer_bytes
+        running.gpu.received_bytes += cost.new_transfer_bytes
         running.first_token_ns = self._now_ns
-        self._move_new(running, write=False)
-        gpu.start(running)
-        self._longest_tokens = max(self._longest_tokens, running.cost.context_tokens)
-        if running.request.output_len > 1:
-            self._decodes.add(running.request.output_len - 1, running)
+        self._spent.prefill += self._now_ns - running.since_ns
+        if cost.hold_ns:
+            self._held_until_ns = max(self._now_ns, self._held_until_ns) + cost.hold_ns
+        if self._separated:
+            self._idle_prefill_gpus.append(gpu)
+            running.since_ns = self._now_ns
+            self._set_timer(self._now_ns + cost.hand_over_ns * running.own_wait, self._end_hand_over, running)
         else:
-            self._end_decode(running)
+            self._start_decode(running)
         self._admit(gpu)
 
+    def _end_hand_over(self, running: Running) -> None:
+        """The decoding GPU has what a prefilling one left it."""
+        self._spent.stalled += self._now_ns - running.since_ns
+        running.gpu.read_bytes += running.cost.handed_bytes
+        self._start_decode(running)
+
+    def _start_decode(self, running: Running) -> None:
+        cost, gpu = running.cost, running.gpu
+        if running.request.output_len == 1:
+            self._finish(running)
+            return
+        running.decodes = True
+        gpu.num_decoding += 1
+        self._num_decoding += 1
+        gpu.tokens += cost.context_tokens
+        gpu.entries += cost.entries
+        gpu.work_ns = self._costs.gpu_work_ns(gpu.num_decoding, gpu.tokens)
+        self._bursts.add(gpu.index, cost.entries, 1)
+        self._decodes.add(running.request.output_len - 1, running)
+        self._num_timers += 1
+        heappush(self._by_length, (-cost.context_tokens, self._num_timers, running))
+
     def _end_decode(self, running: Running) -> None:
-        running.gpu.finish(running)
+        """The last token is there. Sums of nothing are put to 0, where differences would leave roundings."""
+        cost, gpu = running.cost, running.gpu
+        running.decodes = False
+        gpu.num_decoding -= 1
+        self._num_decoding -= 1
+        gpu.tokens = gpu.tokens - cost.context_tokens if gpu.num_decoding else 0.0
+        gpu.entries = gpu.entries - cost.entries if gpu.num_decoding else 0.0
+        gpu.work_ns = self._costs.gpu_work_ns(gpu.num_decoding, gpu.tokens)
+        self._bursts.add(gpu.index, -cost.entries, -1)
+        if not self._num_decoding:
+            self._bursts.clear()
+        steps = running.request.output_len - 1
+        gpu.read_bytes += cost.entries * steps * self._token_bytes
+        gpu.written_bytes += steps * self._token_bytes if self._routes.fetch_path else 0
+        self._finish(running)
+
+    def _finish(self, running: Running) -> None:
+        cost, gpu = running.cost, running.gpu
+        gpu.outstanding -= 1
+        gpu.free_hbm_bytes += cost.hbm_bytes
         self.outstanding -= 1
-        self._longest_stale |= running.cost.context_tokens >= self._longest_tokens
-        self._recorder.finish(
-            running.request, running.arrived_ns, running.first_token_ns, self._now_ns, running.cost.entries
-        )
-        self._admit(running.gpu)
+        self._recorder.finish(running.request, running.arrived_ns, running.first_token_ns, self._now_ns, cost.entries)
+        self._admit(gpu)
         self._on_finish(running.request)
+
+    def _set_timer(self, at_ns: float, end: Callable[[Any], None], running: Running) -> None:
+        self._num_timers += 1
+        heappush(self._timers, (at_ns, self._num_timers, end, running))
 
     def _set_rates(self) -> None:
         """New rates after a change of composition, the flows that follow from them, and the time of the next event."""
-        speed = 1 - self._costs.spec.costs.prefetch_slowdown if len(self._moves) else 1.0
-        self._others_load = 0.0
-        self._set_moves()
-        self._set_loads(speed)
-        self._set_prefills(speed)
-        self._set_decodes(speed)
-        flow: dict[int, float] = {}
-        for stage in self._stages:
-            for link, num_bytes in stage.flow.items():
-                flow[link] = flow.get(link, 0.0) + num_bytes * stage.rate
-        self._links.exchange(self._flow, flow)
-        self._flow = flow
+        read, write = self._bursts.read, self._bursts.write
+        decoding = (
+            self._num_decoding > 0
+            and not ((self._loads or (self._prefills and not self._chunked)) and not self._separated)
+            and self._held_until_ns <= self._now_ns
+        )
+        shares_read = self._shares_devices and (self._loads or decoding or read.busy)
+        shares_write = self._shares_devices and (self._prefills or decoding or write.busy)
+        if shares_read:
+            read.look()
+        if shares_write:
+            write.look()
+        loaded = self._set_loads() if self._loads else self._nothing
+        written = self._set_prefills() if self._prefills else self._nothing
+        self._decodes.rate = self._decode_rate() if decoding else 0.0
+        row_rate = self._decodes.rate * self._token_bytes
+        if shares_read:
+            read.book(loaded, self._bursts.entries, row_rate)
+        if shares_write:
+            write.book(written, self._bursts.requests, row_rate)
         self._schedule()
 
-    def _set_moves(self) -> None:
-        self._moves.rate = 1 / max(1, len(self._moves))
-        self._moves.flow = {
-            gpu.moving.link: gpu.moving.num_bytes / gpu.moving.work_ns for gpu in self.gpus if gpu.moving is not None
-        }
+    def _set_loads(self) -> list[float]:
+        """The rate of loading, and what it takes of each group of links, bytes per ns."""
+        moved = [
+            (gpu.index, gpu.loading.cost.index_bytes / gpu.loading.cost.load_ns)  # type: ignore[union-attr]
+            for gpu in self._loads.jobs()
+        ]
+        flow = self._bursts.flow(moved)
+        self._loads.rate = rate = _allowed(1.0, flow, self._bursts.read.free)
+        return flow if rate == 1.0 else [each * rate for each in flow]
 
-    def _set_loads(self, speed: float) -> None:
-        self._loads.stop()
-        if len(self._loads):
-            read = [cost.index_bytes / cost.load_ns for cost in self._costs_of(self._loads)]
-            self._loads.flow = spread(self._reads, read)
-            self._loads.rate = self._allowed(speed, self._loads.flow)
+    def _set_prefills(self) -> list[float]:
+        """The rate of prefilling, and what its new rows take of each group of links, bytes per ns."""
+        moved = [
+            (gpu.index, gpu.loading.cost.written_bytes / gpu.loading.cost.prefill_ns)  # type: ignore[union-attr]
+            for gpu in self._prefills.jobs()
+        ]
+        flow = self._bursts.flow(moved)
+        self._prefills.rate = rate = _allowed(self._prefill_speeds[len(moved)], flow, self._bursts.write.free)
+        return [each * rate for each in flow]
 
-    def _set_prefills(self, speed: float) -> None:
-        self._prefills.stop()
-        if len(self._prefills):
-            written = [cost.written_bytes / cost.prefill_ns for cost in self._costs_of(self._prefills)]
-            self._prefills.flow = spread(self._writes, written)
-            speed *= self._costs.prefill_speed(len(self._prefills))
-            self._prefills.rate = self._allowed(speed, self._prefills.flow)
-
-    def _set_decodes(self, speed: float) -> None:
-        self._decodes.stop()
-        if not len(self._decodes) or len(self._loads) or len(self._prefills):
-            return
-        costs, gpus, model = self._costs, self.gpus, self._costs.spec.model
-        fullest_ns = max(costs.gpu_work_ns(len(gpu.decoding), gpu.tokens) for gpu in gpus)
-        compute_ns = costs.compute_ns(fullest_ns, self._longest())
-        read = spread(self._reads, [gpu.entries * model.token_bytes for gpu in gpus])
-        written = spread(self._writes, [len(gpu.decoding) * model.token_bytes for gpu in gpus])
-        read_ns, load = self._squeeze(read)
-        layer_ns = self._fetch_ns(max(gpu.entries for gpu in gpus), read_ns / model.num_layers, load)
-        step_ns = max(compute_ns + layer_ns * model.num_layers, self._squeeze(written)[0])
-        self._step_shares = StepShares(compute_ns / step_ns * speed, (1 - compute_ns / step_ns) * speed)
-        self._decodes.flow, self._decodes.rate = read | written, speed / step_ns
-
-    def _costs_of(self, stage: Lockstep[Gpu]) -> list[RequestCost]:
-        """Cost of what each GPU has in a stage; an idle one's is NO_COST."""
-        costs = [NO_COST] * len(self.gpus)
-        for gpu in stage.jobs():
-            assert gpu.prefilling is not None
-            costs[gpu.index] = gpu.prefilling.cost
-        return costs
-
-    def _allowed(self, speed: float, flow: Flow) -> float:
-        """`speed`, or less where others leave a link of `flow` (bytes per ns at speed 1) no room for it."""
-        squeezed, _ = self._squeeze(flow)
-        return min(speed, 1 / squeezed) if squeezed else speed
-
-    def _squeeze(self, flow: Flow) -> tuple[float, float]:
-        squeezed_ns, load = self._links.squeeze(flow, self._flow)
-        self._others_load = max(self._others_load, load)
-        return squeezed_ns, load
-
-    def _longest(self) -> float:
-        if self._longest_stale:
-            self._longest_tokens = max(
-                (running.cost.context_tokens for gpu in self.gpus for running in gpu.decoding), default=0.0
+    def _decode_rate(self) -> float:
+        """Steps per ns."""
+        bursts, token_bytes = self._bursts, self._token_bytes
+        by_length = self._by_length
+        while not by_length[0][2].decodes:
+            heappop(by_length)
+        compute_ns = self._costs.compute_ns(max([gpu.work_ns for gpu in self._decode_gpus]), -by_length[0][0])
+        fetch_ns = write_ns = 0.0
+        if bursts.entries:
+            burst = max([entries / rate for entries, rate in zip(bursts.entries, bursts.read.free, strict=True)])
+            most = max([gpu.entries for gpu in self._decode_gpus])
+            fetch_ns = self._routes.layers_fetch_ns(most, burst * token_bytes, bursts.read.others)
+            write_ns = (
+                max([num / rate for num, rate in zip(bursts.requests, bursts.write.free, strict=True)]) * token_bytes
             )
-            self._longest_stale = False
-        return self._longest_tokens
+        own_ns = step_ns = max(compute_ns + fetch_ns, write_ns)
+        if self._chunked and self._prefills:
+            step_ns += self._add_chunk(own_ns)
+        self._compute_share, self._fetch_share = compute_ns / step_ns, (own_ns - compute_ns) / step_ns
+        return 1 / step_ns
+
+    def _add_chunk(self, step_ns: float) -> float:
+        """Time of the chunk of prefill that each step of `step_ns` carries along; prefill advances by it."""
+        running = [gpu.loading for gpu in self._prefills.jobs() if gpu.loading is not None]
+        rate = self._prefills.rate
+        chunk_ns = max(each.cost.prefill_ns / max(1.0, each.cost.chunks) for each in running) / rate
+        self._prefills.rate = rate * chunk_ns / (step_ns + chunk_ns)
+        return chunk_ns
 
     def _schedule(self) -> None:
         self._schedule_number += 1
-        number = self._schedule_number
         in_ns, due = inf, None
         for stage in self._stages:
-            ends_in_ns = stage.next_end_in()
-            if ends_in_ns < in_ns:
+            if stage and (ends_in_ns := stage.next_end_in()) < in_ns:
                 in_ns, due = ends_in_ns, stage
-        if due is None:
+        if self._timers and self._timers[0][0] - self._now_ns < in_ns:
+            in_ns, due = max(0.0, self._timers[0][0] - self._now_ns), None
+        if self._num_decoding and 0 < self._held_until_ns - self._now_ns < in_ns:
+            in_ns, due = self._held_until_ns - self._now_ns, None
+        if in_ns == inf:
             return
-        refresh_ns = CROWDED_REFRESH_NS if self._others_load > CROWDED_LOAD else REFRESH_NS
-        if self._shares_devices and in_ns > refresh_ns:
-            in_ns, due = refresh_ns, None
-        timeout = simpy.Timeout(self._env, in_ns)
-        timeout.callbacks.append(lambda _: self._on_time(number, due))
+        if self._shares_devices and (self._decodes.rate or self._bursts.read.others > QUIET_LOAD):
+            refresh_ns = CROWDED_REFRESH_NS if self._bursts.read.others > CROWDED_LOAD else REFRESH_NS
+            if in_ns > refresh_ns:
+                in_ns, due = refresh_ns, None
+        self._agenda.call(self._now_ns + in_ns, self, self._schedule_number, due)
+
+
+def _allowed(speed: float, flow: list[float], free: list[float]) -> float:
+    """`speed`, or less where a group of links has no room for `flow`, bytes per ns at speed 1."""
+    for num_bytes, rate in zip(flow, free, strict=True):
+        if num_bytes * speed > rate:
+            speed = rate / num_bytes
+    return speed
 
 
 def _outstanding(gpu: Gpu) -> int:

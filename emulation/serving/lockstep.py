@@ -3,7 +3,7 @@
 All jobs of a `Lockstep` advance equally (decode steps in lockstep, prefixes that share an engine), so a change of rate
 touches one number instead of every job: a job ends when the common progress reaches its mark."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from math import inf
 from typing import Generic, TypeVar
@@ -12,14 +12,12 @@ Job = TypeVar("Job")
 
 
 class Lockstep(Generic[Job]):
-    """Jobs and their common progress. `rate` is work per ns, `flow` the bytes that a unit of work moves, by link number;
-    the caller sets both and calls `advance` before they change."""
+    """Jobs and their common progress. `rate` is work per ns; the caller sets it, and adds to `done` before it changes."""
 
-    __slots__ = ("_heap", "_sequence", "done", "flow", "rate")
+    __slots__ = ("_heap", "_sequence", "done", "rate")
 
     def __init__(self) -> None:
         self.rate = 0.0
-        self.flow: Mapping[int, float] = {}
         self.done = 0.0
         self._heap: list[tuple[float, int, Job]] = []
         self._sequence = 0
@@ -36,19 +34,11 @@ class Lockstep(Generic[Job]):
         self._sequence += 1
         heappush(self._heap, (self.done + work, self._sequence, job))
 
-    def stop(self) -> None:
-        """No progress and no bytes until the caller sets a rate."""
-        self.rate, self.flow = 0.0, {}
-
     def next_end_in(self) -> float:
         """ns until the first job ends at the present rate; inf for none."""
         if not self._heap or not self.rate:
             return inf
         return max(0.0, (self._heap[0][0] - self.done) / self.rate)
-
-    def advance(self, elapsed_ns: float) -> None:
-        """Let time pass at the present rate."""
-        self.done += self.rate * elapsed_ns
 
     def advance_to_first(self) -> None:
         """Put the progress exactly on the first job's mark, which a sum of roundings would miss."""

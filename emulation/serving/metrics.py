@@ -3,7 +3,7 @@ Names are those of sglang.bench_serving. Memory: 24 B per finished request, and 
 
 from array import array
 from dataclasses import asdict, dataclass
-from math import exp, log
+from math import ceil, exp, log
 from typing import NamedTuple
 
 import numpy as np
@@ -16,24 +16,18 @@ PERCENTILES = (50, 90, 95, 99)
 _BINS_PER_E = 200  # of the gaps between tokens: 0.5% wide
 
 
-class StepShares(NamedTuple):
-    """Parts of a decode step's wall time that are compute and waiting for rows; the rest is lost to prefix transfers."""
-
-    compute: float
-    fetch: float
-
-
 @dataclass
 class TimeSpent:
     """Request-ns spent in each state, all requests together. Their sum is the sum of all latencies (Little's law)."""
 
+    tokenise: float = 0.0  # before it reaches its server
     queue: float = 0.0  # for HBM, or for the GPU to prefill others
     prefetch: float = 0.0  # its prefix is on the way, or waits for another's
     prefill: float = 0.0
     compute: float = 0.0
     fetch: float = 0.0
-    slowed: float = 0.0  # decoding, but slower for others' prefix transfers
-    stalled: float = 0.0  # the server prefills others
+    slowed: float = 0.0  # decode stands still for prefix transfers
+    stalled: float = 0.0  # the server prefills others, or its own keys are loaded after the first token
 
     def total_ns(self) -> float:
         return float(sum(vars(self).values()))
@@ -71,9 +65,12 @@ class Summary:
 
 
 class GapHistogram:
-    """Gaps between a request's tokens, each weighted by the tokens it stands for, in bins of 0.5%."""
+    """Gaps between a request's tokens, each weighted by the tokens it stands for, in bins of 0.5%.
 
-    def __init__(self) -> None:
+    spread: sigma of ln of a step's time about its mean; on a logarithmic axis it smears each bin by a bell."""
+
+    def __init__(self, spread: float = 0.0) -> None:
+        self._spread = spread
         self._weights: dict[int, float] = {}
 
     def add(self, gap_ns: float, num_tokens: float) -> None:
@@ -83,12 +80,23 @@ class GapHistogram:
 
     def percentile(self, percent: float) -> float:
         """The gap in ns that `percent` of the tokens do not exceed; 0 where there are none."""
-        left = sum(self._weights.values()) * percent / 100
-        for bin_number in sorted(self._weights):
-            left -= self._weights[bin_number]
-            if left <= 0:
-                return exp(bin_number / _BINS_PER_E)
-        return 0.0
+        if not self._weights:
+            return 0.0
+        first, last = min(self._weights), max(self._weights)
+        reach = ceil(4 * self._spread * _BINS_PER_E)
+        weights = np.zeros(last - first + 1)
+        weights[np.fromiter(self._weights, dtype=np.int64) - first] = list(self._weights.values())
+        smeared = np.convolve(weights, self._bell(reach))
+        place = int(np.searchsorted(np.cumsum(smeared), smeared.sum() * percent / 100 * (1 - 1e-12)))
+        return exp((first - reach + place) / _BINS_PER_E)
+
+    def _bell(self, reach: int) -> NDArray[np.float64]:
+        """Shares by bin of a lognormal law whose mean is 1."""
+        if not reach:
+            return np.ones(1)
+        at = np.arange(-reach, reach + 1) / _BINS_PER_E
+        bell = np.exp(-(((at + self._spread**2 / 2) / self._spread) ** 2) / 2)
+        return np.asarray(bell / bell.sum())
 
 
 class Meter:
@@ -98,42 +106,41 @@ class Meter:
         self._spent, self._gaps = recorder.spent, recorder.gaps
         self._stalled_ns = 0.0
 
-    def wait(self, elapsed_ns: float, num_waiting: int, num_prefetching: int, num_prefilling: int) -> None:
-        """Book time of the requests that have no token yet."""
-        self._spent.queue += num_waiting * elapsed_ns
-        self._spent.prefetch += num_prefetching * elapsed_ns
-        self._spent.prefill += num_prefilling * elapsed_ns
-
-    def decode(self, elapsed_ns: float, num_decoding: int, steps: float, shares: StepShares) -> None:
-        """Book time of the requests that decode: `steps` steps, or a standstill that the next token's gap will show."""
-        if not num_decoding:
-            self._stalled_ns = 0.0
-            return
-        request_ns = num_decoding * elapsed_ns
-        if not steps:
-            self._stalled_ns += elapsed_ns
-            self._spent.stalled += request_ns
-            return
-        self._spent.compute += request_ns * shares.compute
-        self._spent.fetch += request_ns * shares.fetch
-        self._spent.slowed += request_ns * (1 - shares.compute - shares.fetch)
+    def decode(self, elapsed_ns: float, num_decoding: int, steps: float, compute: float, fetch: float) -> None:
+        """Book time of the requests that decode, `steps` steps. compute, fetch: parts of a step's time that are compute and
+        waiting for rows; the rest goes to others' prefill."""
+        spent, request_ns = self._spent, num_decoding * elapsed_ns
+        spent.compute += request_ns * compute
+        spent.fetch += request_ns * fetch
+        spent.stalled += request_ns * (1 - compute - fetch)
         step_ns = elapsed_ns / steps
-        late = min(1.0, steps) if self._stalled_ns else 0.0
-        self._gaps.add(step_ns + self._stalled_ns, num_decoding * late)
-        self._gaps.add(step_ns, num_decoding * (steps - late))
-        self._stalled_ns = 0.0
+        if self._stalled_ns:
+            late = min(1.0, steps)
+            self._gaps.add(step_ns + self._stalled_ns, num_decoding * late)
+            steps -= late
+            self._stalled_ns = 0.0
+        self._gaps.add(step_ns, num_decoding * steps)
+
+    def stand_still(self, elapsed_ns: float, num_decoding: int, held: bool) -> None:
+        """Book a standstill of the requests that decode, which the next token's gap will show. held: for transfers."""
+        self._stalled_ns += elapsed_ns
+        if held:
+            self._spent.slowed += num_decoding * elapsed_ns
+        else:
+            self._spent.stalled += num_decoding * elapsed_ns
 
 
 class Recorder:
     """Collects what finishes. All times in ns."""
 
-    def __init__(self, top_k: int) -> None:
+    def __init__(self, top_k: int, step_spread: float = 0.0) -> None:
         self._top_k = top_k
+        self.arrived_ns = array("d")
         self.ttft_ns = array("d")
         self.tpot_ns = array("d")
         self.e2e_ns = array("d")
         self.spent = TimeSpent()
-        self.gaps = GapHistogram()
+        self.gaps = GapHistogram(step_spread)
         self.num_input_tokens = 0
         self.num_output_tokens = 0
         self.missed_entries = 0.0  # per layer
@@ -150,6 +157,7 @@ class Recorder:
     def finish(self, request: Request, arrived_ns: float, first_token_ns: float, now_ns: float, entries: float) -> None:
         """Book a finished request; `entries`: what it missed per layer and step."""
         steps = request.output_len - 1
+        self.arrived_ns.append(arrived_ns)
         self.ttft_ns.append(first_token_ns - arrived_ns)
         self.e2e_ns.append(now_ns - arrived_ns)
         if steps:

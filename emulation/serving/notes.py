@@ -17,6 +17,8 @@ def note_of(
     notes = []
     if concurrency and running_limit < concurrency:
         notes.append(f"only {running_limit} of {concurrency} fit at once; the others wait")
+    if overload := outcome.overload():
+        notes.append(overload.words())
     if outside_fit:
         notes.append("outside the fit")
     if round_number == 2 and not outcome.num_cached_tokens:

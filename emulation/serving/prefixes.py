@@ -21,16 +21,21 @@ class PrefixStore:
 
     def cached_tokens(self, request: Request) -> int:
         """Tokens of the prompt found here; then all of its blocks are. At least one token is left to compute."""
-        num_hits = next(
-            (number for number, block in enumerate(request.hash_ids) if block not in self._blocks),
-            len(request.hash_ids),
-        )
+        num_hits, blocks = self.num_hits(request), self._blocks
         for block in reversed(request.hash_ids):  # so that a prefix's last blocks go before its first
-            self._blocks[block] = None
-            self._blocks.move_to_end(block)
-        while len(self._blocks) > self.num_blocks:
-            self._blocks.popitem(last=False)
+            blocks[block] = None
+            blocks.move_to_end(block)
+        while len(blocks) > self.num_blocks:
+            blocks.popitem(last=False)
         return min(num_hits * self.block_tokens, request.prompt_len - 1)
+
+    def num_hits(self, request: Request) -> int:
+        """Blocks of the prompt that are here, from the first on."""
+        blocks = self._blocks
+        for number, block in enumerate(request.hash_ids):
+            if block not in blocks:
+                return number
+        return len(request.hash_ids)
 
 
 def has_reuse(requests: Iterable[Request]) -> bool:

@@ -2,12 +2,14 @@
 
 Figures are named as sglang.bench_serving names them; their meaning is that of `metrics.Summary`."""
 
-from dataclasses import dataclass, field
-from typing import Self
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Self
 
 from emulation.serving.cluster import Outcome
 from emulation.serving.compare import GridPoint, TippingPoint
 from emulation.serving.fit_range import FIT_RANGE, FitRange
+from emulation.serving.overload import Overload
 from emulation.serving.rivals import RivalPoint
 from emulation.serving.traces.reading import TraceCounts
 from emulation.timing.interval import Interval, Order
@@ -34,6 +36,8 @@ class ScenarioRecord:
     hot_buffer: int | None  # slots of a request per layer
     profile: str | None
     striped: bool
+    engine: str
+    placement: str
     round: int | None  # None: of a trace, whose reuse is recorded
     seed: int | None  # None: nothing was drawn
     outside_fit: tuple[str, ...]  # what of it the model was not fitted to
@@ -50,6 +54,7 @@ class ServingRecord(ScenarioRecord):
     fits: bool
     running_limit: int  # requests that could run at once
     note: str
+    overload: Overload | None = None  # then times to the first and last token grow with the run and are None
     duration: float | None = None
     completed: int | None = None
     total_input_tokens: int | None = None
@@ -88,11 +93,11 @@ class ServingRecord(ScenarioRecord):
     @classmethod
     def served(cls, scenario: ScenarioRecord, running_limit: int, note: str, outcome: Outcome) -> Self:
         """The record of a scenario that was run."""
-        recorder = outcome.recorder
+        recorder, overload = outcome.recorder, outcome.overload()
         summary = recorder.summary()
         ttft, tpot, e2e, itl = summary.ttft_ms, summary.tpot_ms, summary.e2e_latency_ms, summary.itl_ms
-        return cls(
-            **vars(scenario), fits=True, running_limit=running_limit, note=note, duration=summary.duration_s,
+        record = cls(
+            **vars(scenario), overload=overload, fits=True, running_limit=running_limit, note=note, duration=summary.duration_s,
             completed=summary.completed,
             total_input_tokens=summary.total_input_tokens, total_output_tokens=summary.total_output_tokens,
             request_throughput=summary.request_throughput, output_throughput=summary.output_throughput,
@@ -106,6 +111,14 @@ class ServingRecord(ScenarioRecord):
             bytes_by_link=outcome.bytes_by_link(), utilisation_by_link=outcome.utilisation_by_link(),
             seconds_a_request=recorder.seconds_per_request(),
         )  # fmt: skip
+        return replace(record, **_UNSTEADY) if overload else record
+
+
+_UNSTEADY: dict[str, Any] = {
+    f"{which}_{name}_ms": None
+    for which, name in product(("mean", "median", "p90", "p95", "p99"), ("ttft", "e2e_latency"))
+}
+"""What an overloaded run has no steady figure of."""
 
 
 @dataclass(frozen=True)

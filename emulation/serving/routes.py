@@ -7,13 +7,17 @@ server read at the same moments (lockstep), so their burst takes bytes / bandwid
 load L leaves it the share 1 - L. Then no link ever carries more than its bandwidth, whatever the number of servers: a
 burst of w ns of link time takes T >= w / (1 - L), so its own load w / T is at most 1 - L."""
 
+from bisect import bisect
 from typing import NamedTuple
 
 from emulation.serving.spec import ClusterSpec
 from emulation.timing.links.flows import Duplex, Links, Route
+from emulation.timing.misses import layer_shares
 from emulation.timing.path import Transfer, default_path
 from emulation.timing.profile import Bandwidth, Profile
 from sac_runtime.rows.layout import INDEX_PAGE_TOKENS
+
+_ONE_BYTE = Transfer(1, 1)
 
 
 class ServerRoutes(NamedTuple):
@@ -32,11 +36,15 @@ class ClusterRoutes:
         profile = spec.fetch_profile
         self.fetch_path = default_path(profile) if profile else None
         self.prefetch_profile = spec.prefetch_profile
+        self._row_bytes = spec.model.row_bytes
+        self._shares = layer_shares(spec.model.num_layers)
+        self._rest = [sum(self._shares[layer:]) for layer in range(spec.model.num_layers + 1)]
+        self._crossed: dict[int, list[list[tuple[Duplex, float]]]] = {}
         self._devices = self._add_pool() if spec.policy.home == "pool" else []
 
     def server_routes(self, server: int) -> ServerRoutes:
         """The routes of each GPU of a server; empty ones where all KV is in HBM."""
-        crossed = self._crossed_links(server)
+        crossed = self.crossed_links(server)
         read: list[Route] = [[(link.read, share) for link, share in links] for links in crossed]
         write: list[Route] = [[(link.write, share) for link, share in links] for links in crossed]
         return ServerRoutes(read, write)
@@ -48,14 +56,29 @@ class ClusterRoutes:
         adapter = self.prefetch_profile.adapter
         return [self.links.add(f"server{server}.nic{gpu}", adapter) for gpu in range(self.spec.server.num_gpus)]
 
-    def fetch_ns(self, entries: float, squeezed_ns: float, load: float) -> float:
-        """Time of a layer's fetch: `entries` rows of the fullest GPU; its server's burst takes `squeezed_ns` on the shared
-        links, which others load to `load` (0..1)."""
-        if self.fetch_path is None or not entries:
-            return 0.0
+    def layers_fetch_ns(self, entries: float, step_burst_ns: float, load: float) -> float:
+        """Time that a step's fetches take, all layers: `entries` rows per layer (mean) of the fullest GPU; the server's burst of
+        the whole step takes `step_burst_ns` on the shared links, which others load to `load` (0..1).
+
+        Layers differ in misses (`layer_shares`), and no fetch is shorter than the profile's floor: the layers with few
+        misses take the floor, the others their share."""
         path = self.fetch_path
-        byte_ns, late_ns = path.loaded_ns(Transfer(1, 1), load)
-        served_ns = max(byte_ns * entries * self.spec.model.row_bytes, entries * path.profile.op_ns, squeezed_ns)
+        if path is None or not entries:
+            return 0.0
+        profile, num_layers = path.profile, self.spec.model.num_layers
+        byte_ns, late_ns = path.loaded_ns(_ONE_BYTE, load)
+        served_ns = max(byte_ns * entries * self._row_bytes, entries * profile.op_ns, step_burst_ns / num_layers)
+        late_ns += profile.request_ns
+        under = bisect(self._shares, (profile.floor_ns - late_ns) / served_ns)
+        return under * profile.floor_ns + (num_layers - under) * late_ns + served_ns * self._rest[under]
+
+    def fetch_ns(self, entries: float, burst_ns: float = 0.0, load: float = 0.0) -> float:
+        """The same for one layer of exactly `entries` misses, whose burst takes `burst_ns`."""
+        path = self.fetch_path
+        if path is None or not entries:
+            return 0.0
+        byte_ns, late_ns = path.loaded_ns(_ONE_BYTE, load)
+        served_ns = max(byte_ns * entries * self._row_bytes, entries * path.profile.op_ns, burst_ns)
         return max(path.profile.floor_ns, late_ns + path.profile.request_ns + served_ns)
 
     def page_ns(self) -> float:
@@ -66,8 +89,18 @@ class ClusterRoutes:
         reader_ns, _ = self.fetch_path.loaded_ns(page)
         return self.fetch_path.profile.latency_ns() + reader_ns
 
+    def gpus(self, server: int) -> range:
+        """The GPUs of a server by number."""
+        return range(self.spec.server.num_gpus)
+
+    def crossed_links(self, server: int) -> list[list[tuple[Duplex, float]]]:
+        """For each GPU of a server: the links that its bytes cross, and the share of the bytes on each. The first of them are the
+        GPUs' own."""
+        if server not in self._crossed:
+            self._crossed[server] = self._crossed_links(server)
+        return self._crossed[server]
+
     def _crossed_links(self, server: int) -> list[list[tuple[Duplex, float]]]:
-        """For each GPU of a server: the links that its bytes cross, and the share of the bytes on each."""
         if self.fetch_path is None:
             return [[] for _ in range(self.spec.server.num_gpus)]
         profile = self.fetch_path.profile

@@ -16,17 +16,21 @@ WEIGHT_RANKS = 8  # GPUs over which the weights are spread, whatever the number 
 # Of each cost: what of the GPU bounds it, and what of the model it grows with; None: neither.
 BOUNDS: dict[str, tuple[str | None, str | None]] = {
     "step_base_ns": ("memory", "weight_bytes"),
+    "sparse_step_ns": (None, "num_layers"),
     "step_request_ns": ("memory", "num_layers"),
     "step_context_token_ns": ("memory", "index_bytes"),
     "step_longest_token_ns": ("memory", "num_layers"),
     "prefill_token_ns": ("compute", "active_parameters"),
     "prefill_token_slope_ns": ("compute", "num_layers"),
-    "prefill_own_share": (None, None),
+    "step_spread": (None, None),
+    "tokenise_token_ns": (None, None),
     "admission_ns": (None, None),
     "index_page_ns": (None, None),
     "prefetch_request_ns": (None, None),
     "prefetch_ops_per_entry": (None, None),
-    "prefetch_slowdown": (None, None),
+    "prefetch_hold": (None, None),
+    "wait_spread": (None, None),
+    "whole_hbm_share": (None, None),
 }
 
 
@@ -42,7 +46,7 @@ def with_rdma(costs: EngineCosts, way: RdmaWay) -> EngineCosts:
     own = {
         "prefetch_request_ns": way.request_ns,
         "prefetch_ops_per_entry": way.ops_per_entry,
-        "prefetch_slowdown": way.hold,
+        "prefetch_hold": way.hold,
     }
     return replace(costs, **{name: value for name, value in own.items() if value is not None})
 

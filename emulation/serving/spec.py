@@ -6,7 +6,7 @@ from functools import cached_property
 from math import ceil
 
 from emulation.errors import InputError
-from emulation.timing.misses import FootprintLaw, MeasuredLaw, MissLaw
+from emulation.timing.misses import BufferLaw, MeasuredLaw, MissLaw
 from emulation.timing.profile import Bandwidth, Profile, load_profile
 from emulation.timing.tiers import SERVED, TIERS
 from sac_runtime.rows.layout import (
@@ -20,6 +20,8 @@ from sac_runtime.rows.layout import (
 
 GB = 1_000_000_000
 TIB = 1 << 40
+ENGINES = ("prefill-first", "chunked", "separated")
+PLACEMENTS = ("least-requests", "round-robin", "prefix")
 
 
 @dataclass(frozen=True)
@@ -117,26 +119,29 @@ POLICIES = {
 
 @dataclass(frozen=True)
 class EngineCosts:
-    """What the serving engine itself takes; fitted by `calibration`, with the meaning of each beside it.
+    """What the serving engine itself takes: the free parameters of the model, fitted by `calibration`, which also says what each
+    rests on.
 
-    A decode step of all GPUs in lockstep: base + per request of the fullest GPU + per token of its contexts (indexer)
-    + per token of the longest context (top-k selection: one block per sequence, so the longest sets its time).
-    Fitted on 8 GPUs, and taken to hold for each GPU of servers with another number (assumed)."""
+    A decode step of all GPUs in lockstep: base + where rows are fetched the sparse path's own + per request of the fullest GPU
+    + per token of its contexts (indexer) + per token of the longest context (top-k selection: one block per sequence, so the
+    longest sets its time). Fitted on 8 GPUs, and taken to hold for each GPU of servers with another number (assumed)."""
 
-    step_base_ns: float = 37.0e6
+    step_base_ns: float = 17.7e6  # weights, experts, all-to-all
+    sparse_step_ns: float = 19.3e6  # of every tier that fetches: plan, swap-in kernel and waits of 61 layers
     step_request_ns: float = 1.454e6
     step_context_token_ns: float = 8.43
     step_longest_token_ns: float = 47.8
+    step_spread: float = 0.085  # sigma of ln of a step's time: experts and ranks are loaded unevenly, from step to step
     prefill_token_ns: float = 1.54e6  # of one GPU while all prefill
     prefill_token_slope_ns: float = 1.75  # added for each token of context before it
-    prefill_own_share: float = (
-        0.35  # assumed: attention, the part of prefill that idle ranks cannot share (13 of 37 B weights)
-    )
+    tokenise_token_ns: float = 1.75e3  # of a prompt, before it reaches its server; nobody else waits for it
     admission_ns: float = 0.157e9  # scheduling, page tables and the last page's prefill
     index_page_ns: float = 2.78e3  # set-up of one copy of a layer's page of indexer keys
-    prefetch_request_ns: float = 0.2985e9  # look-up, registration and hand-over of one whole-prefix transfer
-    prefetch_ops_per_entry: float = 0.78  # work requests posted per KV entry of a prefix
-    prefetch_slowdown: float = 0.712  # part of the engine's speed lost while a prefix transfer is in flight
+    wait_spread: float = 0.2  # sigma of ln of a request's own waits: loading its keys, moving its prefix
+    prefetch_request_ns: float = 5.0e9  # look-up, registration and hand-over of one whole-prefix transfer
+    prefetch_ops_per_entry: float = 8.0  # work requests, one after the other, per KV entry of a prefix
+    prefetch_hold: float = 0.045  # part of a transfer's time that its server's decode stands still for it
+    whole_hbm_share: float = 0.29  # of the HBM for KV that whole requests can fill, where no hot buffer is kept (hbm)
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,12 @@ class ClusterSpec:
     (ranks map to devices round-robin [SAC]); `striped` spreads each request over all devices.
     overlap: share of the top-k kept from step to step; None: as the footprint of the context length has it.
     measured_misses: misses per layer and step at `hot_buffer`, from a recorded trace, for every context above it; None: by law.
-    free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'."""
+    free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'.
+    engine: how prefill and decode share a server: 'prefill-first' (SGLang's default: while any GPU prefills, none decodes),
+    'chunked' (each step carries a chunk of `chunk_tokens` tokens of prefill along), 'separated' (`prefill_gpus` of each server
+    prefill, the others decode).
+    placement: which server takes a request: 'least-requests' under way, 'round-robin', or 'prefix': the one that holds the
+    longest prefix, of equals the one with fewest requests."""
 
     tier: str
     num_servers: int = 1
@@ -158,6 +168,10 @@ class ClusterSpec:
     overlap: float | None = None
     measured_misses: float | None = None
     free_hbm_prefix: bool = True
+    engine: str = "prefill-first"
+    chunk_tokens: int = 8192
+    prefill_gpus: int = 2
+    placement: str = "least-requests"
     device_bytes: int = 8 * TIB  # assumed: see ServerSpec.dram_bytes
     server: ServerSpec = ServerSpec()
     model: ModelShape = ModelShape()
@@ -177,6 +191,20 @@ class ClusterSpec:
             raise InputError(f"cluster: hot_buffer={self.hot_buffer} is below top_k; give at least {self.model.top_k}")
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise InputError(f"cluster: overlap={self.overlap} must lie between 0 and 1")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(f"cluster: engine={self.engine!r} is unknown; take one of {', '.join(ENGINES)}")
+        if self.placement not in PLACEMENTS:
+            raise InputError(f"cluster: placement={self.placement!r} is unknown; take one of {', '.join(PLACEMENTS)}")
+        if self.chunk_tokens < 1:
+            raise InputError(f"cluster: chunk_tokens={self.chunk_tokens} must be at least 1")
+        if self.engine == "separated" and not 0 < self.prefill_gpus < self.server.num_gpus:
+            raise InputError(
+                f"cluster: prefill_gpus={self.prefill_gpus} of {self.server.num_gpus} GPUs per server; with engine='separated' "
+                "at least one must prefill and one decode"
+            )
 
     @cached_property
     def policy(self) -> Policy:
@@ -219,6 +247,17 @@ class ClusterSpec:
     def num_gpus(self) -> int:
         return self.num_servers * self.server.num_gpus
 
+    @property
+    def decode_gpus(self) -> range:
+        """The GPUs of a server that decode, by number; with 'separated' the first ones prefill."""
+        return range(self.prefill_gpus if self.engine == "separated" else 0, self.server.num_gpus)
+
+    @property
+    def gpu_kv_bytes(self) -> int:
+        """HBM of a GPU that requests can hold."""
+        share = self.costs.whole_hbm_share if self.policy.home == "hbm" else 1.0
+        return round(self.server.hbm_kv_bytes * share)
+
     def request_hbm_bytes(self, num_tokens: int) -> int:
         """HBM that a request of `num_tokens`, output included, holds on its GPU."""
         rows = num_tokens if self.policy.home == "hbm" else min(num_tokens, self.hot_buffer)
@@ -226,10 +265,10 @@ class ClusterSpec:
 
     def miss_law(self, context_tokens: int) -> MissLaw:
         """What says how many entries a request of `context_tokens` misses: what was measured where its context exceeds the hot
-        buffer, else the footprint's law."""
+        buffer, else the buffer law."""
         if self.measured_misses is not None and context_tokens > self.hot_buffer:
             return MeasuredLaw(self.measured_misses)
-        return FootprintLaw.for_context(context_tokens, self.model.top_k, self.overlap)
+        return BufferLaw.for_context(context_tokens, self.model.top_k, self.overlap)
 
     def home_bytes(self) -> int:
         """Capacity of all that the KV of the cluster can be kept in."""
@@ -237,10 +276,11 @@ class ClusterSpec:
             return self.num_devices * self.device_bytes
         if self.policy.home == "server":
             return self.num_servers * self.server.dram_bytes
-        return self.num_gpus * self.server.hbm_kv_bytes
+        return self.num_servers * len(self.decode_gpus) * self.gpu_kv_bytes
 
     def running_limit(self, num_tokens: int) -> int:
         """How many requests of `num_tokens`, output included, can run at once; 0: not even one fits."""
-        by_hbm = self.server.hbm_kv_bytes // self.request_hbm_bytes(num_tokens) * self.num_gpus
+        decode_gpus = self.num_servers * len(self.decode_gpus)
+        by_hbm = self.gpu_kv_bytes // self.request_hbm_bytes(num_tokens) * decode_gpus
         by_home = self.home_bytes() // (num_tokens * (self.model.token_bytes + self.model.index_bytes))
         return by_hbm if self.policy.home == "hbm" else min(by_hbm, by_home)

@@ -83,6 +83,8 @@ class Scenario:
             hot_buffer=spec.hot_buffer if spec.fetch_profile else None,
             profile=_profile_name(spec),
             striped=spec.striped,
+            engine=spec.engine,
+            placement=spec.placement,
             round=self.round_number,
             seed=self.seed,
             outside_fit=self.outside_fit,

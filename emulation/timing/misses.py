@@ -1,34 +1,35 @@
 """Laws of hot-buffer misses: how many of the entries that a layer's top-k chooses are not in its buffer. Knows probabilities
 and the buffer's rule, no time and no bytes.
 
-One quantity, one interface (`MissLaw`), three instances. They answer from different evidence and disagree; each names itself
-and its source, and `cxlbed calibrate` shows them beside one another:
+One quantity, one interface (`MissLaw`), one law by default (`BufferLaw`), and two instances for those who bring more:
 
-    footprint   `cxlbed serve`, unless it is given a trace. Closed form, from the tokens that a request touches in 1K steps
-                (SAC, Fig 4). At 6144 slots and 16K, 32K, 64K, 128K of context: 22, 45, 79, 124 misses per layer and step.
-    reuse       the choices that `cxlbed run` and its table of relative latency replay (sac_runtime.traces.synthetic). From the
-                share of the top-k that consecutive steps have in common (35 to 50%, HiSparse) and the same footprint:
-                130, 136, 140, 146, mean of 61 layers.
+    buffer      the default of `cxlbed serve`. Falls with the buffer's size as published, and ends at Fig 4's compulsory misses.
     measured    `cxlbed serve --topk-trace`: a recorded trace through the runtime's own buffer.
+    reuse       what the choices that `cxlbed run` replays miss (sac_runtime.traces.synthetic), in closed form.
 
-They differ up to sixfold since the footprint alone asks for 70 to 80% of overlap: tokens that come back after a long time
-count once in a footprint, and each time in a buffer that has let them go meanwhile.
+The buffer law. Two publications say different things of the same curve:
+- SAC's Fig 4: a request touches T tokens in 1024 steps. With a buffer of T slots only first touches miss, T / 1024 per step:
+  the compulsory misses.
+- GLM-5.1 (arXiv 2608.07009): a buffer of k, 2k, 4k slots misses 30.0, 13.4, 6.7% of k. On logarithmic axes that is a line
+  of slope -1.08.
+The law is the line of that slope through that point:
 
-Footprint. The tokens touched in t steps follow a power law, touched(t) = k t^e (Heaps' law): it is k at t = 1 and, with
-the exponent e of the context length, meets SAC's Fig 4 at t = 1024. An LRU buffer of B slots holds what the last t* steps
-touched, touched(t*) = B, and by Denning's working-set theorem misses what one more step would add to that:
+    misses per step = T / 1024 x (T / B)^1.08,   no less than T / 1024
 
-    misses per step = touched(t* + 1) - touched(t*),   t* = (B / k)^(1/e)
+No serving figure is fitted. At GLM-5.1's own context length (202,752 tokens, Fig 4 extrapolated) it says 32, 15 and 7% of k,
+and at 6144 slots 25, 45, 79 and 141 misses at 16K to 128K, where the gap between CXL and DRAM in Fig 10, at the devices'
+shared bandwidth, needs 33, 50, 78 and 128. The share of the choice that consecutive steps have in common is what a buffer
+of k slots finds: 1 - misses(k) / k; give `overlap` to set it, and the curve shifts with it.
 
-The step is finite: the slope e B / t* would be a quarter too high where the buffer is little larger than k. Fig 10's gap
-between CXL and DRAM, at the devices' shared bandwidth, needs 33, 50, 78 and 128 misses. Consecutive steps then share
-2 - 2^e of their choice: give `overlap` and sweep.
+Until B tokens have been touched each touch is a miss; touched(t) = k t^e (Heaps' law) meets Fig 4 at t = 1024. A context no
+longer than B has no other misses.
 
-Until B tokens have been touched each one is a miss; a context no longer than B has no others."""
+Layers differ: 17 to 600 misses over the layers of one model [HiSparse]. `layer_shares` spreads the mean over them."""
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from statistics import NormalDist
 from typing import Protocol, Self
 
 from emulation.errors import InputError
@@ -41,11 +42,19 @@ FOOTPRINT_STEPS = 1024
 FOOTPRINT_AT_16K = 12_240  # tokens touched in 1K steps [SAC Fig 4: 0.86 GB of 70,272 B]
 FOOTPRINT_EXPONENT = 0.398  # of the context length, fitted to SAC Fig 4's four points
 
+BUFFER_SLOPE = math.log(0.300 / 0.067) / math.log(
+    4
+)  # of misses in the buffer's size: 30.0, 13.4, 6.7% of k at k, 2k, 4k
+LAYER_SPREAD = math.log(600 / 17) / (
+    2 * NormalDist().inv_cdf(60.5 / 61)
+)  # sigma of ln: 61 layers from 17 to 600 [HiSparse]
+
 _NEVER_STEPS = 1e12
 
 
 class MissLaw(Protocol):
-    """Misses of one layer of one request, whose hot buffer has `buffer_slots` slots. name, source: which law, on what evidence."""
+    """Misses of one request per layer, mean over its layers, with a hot buffer of `buffer_slots` slots.
+    name, source: which law, on what evidence."""
 
     @property
     def name(self) -> str: ...
@@ -55,7 +64,10 @@ class MissLaw(Protocol):
     def misses_per_step(self, buffer_slots: int) -> float:
         """Misses per decode step once the buffer is full; 0 for a context that fits it."""
 
-    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+    def filling_steps(self, buffer_slots: int) -> float:
+        """Steps until the buffer is full; each touch is a miss until then."""
+
+    def total_misses(self, buffer_slots: int, num_steps: float) -> float:
         """Misses of the first `num_steps` steps, from an empty buffer."""
 
 
@@ -64,25 +76,32 @@ def footprint_tokens(context_tokens: int) -> float:
     return min(float(context_tokens), FOOTPRINT_AT_16K * math.pow(context_tokens / 16384, FOOTPRINT_EXPONENT))
 
 
+@cache
+def layer_shares(num_layers: int, spread: float = LAYER_SPREAD) -> tuple[float, ...]:
+    """Misses of each layer over their mean, ascending; the quantiles of a lognormal law of that sigma. Their mean is 1."""
+    normal = NormalDist()
+    shares = [math.exp(spread * normal.inv_cdf((layer + 0.5) / num_layers)) for layer in range(num_layers)]
+    return tuple(share * num_layers / sum(shares) for share in shares)
+
+
 @dataclass(frozen=True)
-class FootprintLaw:
-    """The power law touched(t) = chosen x t^exponent; see the module's head."""
+class BufferLaw:
+    """The default law; see the module's head. touched_tokens: in 1024 steps; overlap: of consecutive steps, if given."""
 
     context_tokens: int
     top_k: int
-    exponent: float
-    name: str = "footprint"
-    source: str = "tokens touched in 1K steps, SAC Fig 4"
+    touched_tokens: float
+    given_overlap: float | None = None
+    name: str = "buffer"
+    source: str = "slope of GLM-5.1's buffers (arXiv 2608.07009), compulsory misses of SAC's Fig 4"
 
     @classmethod
-    def for_context(
-        cls, context_tokens: int, top_k: int = DEEPSEEK_TOP_K, overlap: float | None = None
-    ) -> "FootprintLaw":
-        """The law of a context length; `overlap` (0..1) of consecutive steps sets the exponent in place of Fig 4."""
+    def for_context(cls, context_tokens: int, top_k: int = DEEPSEEK_TOP_K, overlap: float | None = None) -> "BufferLaw":
+        """The law of a context length; `overlap` (0..1) of consecutive steps sets the curve's height in place of Fig 4."""
+        touched = footprint_tokens(max(1, context_tokens))
         if overlap is not None:
-            return cls(context_tokens, top_k, math.log2(2 - overlap), source=f"overlap of {overlap:g}, as given")
-        touched = footprint_tokens(max(1, context_tokens)) / min(top_k, max(1, context_tokens))
-        return cls(context_tokens, top_k, math.log(max(touched, 1.01)) / math.log(FOOTPRINT_STEPS))
+            return cls(context_tokens, top_k, touched, overlap, source=f"overlap of {overlap:g}, as given")
+        return cls(context_tokens, top_k, touched)
 
     @property
     def chosen(self) -> int:
@@ -90,37 +109,47 @@ class FootprintLaw:
         return min(self.top_k, self.context_tokens)
 
     @property
+    def exponent(self) -> float:
+        """Of the tokens touched in t steps, chosen x t^exponent."""
+        touched = self.touched_tokens / max(1, self.chosen)
+        return math.log(max(touched, 1.01)) / math.log(FOOTPRINT_STEPS)
+
+    @property
     def overlap(self) -> float:
-        """Share of the choice that consecutive steps have in common."""
-        return float(2 - 2**self.exponent)
+        """Share of the choice that consecutive steps have in common: what a buffer of top_k slots finds."""
+        return 1 - self._misses(self.chosen) / self.chosen
 
     def touched(self, num_steps: float) -> float:
         """Tokens touched at least once in `num_steps` steps."""
         return float(min(self.context_tokens, self.chosen * num_steps**self.exponent))
 
     def misses_per_step(self, buffer_slots: int) -> float:
-        """As MissLaw: what one more step adds to `touched` where it equals `buffer_slots`."""
-        if self.context_tokens <= buffer_slots:
-            return 0.0
-        return buffer_slots * math.expm1(self.exponent * math.log1p(1 / self._filling_steps(buffer_slots)))
+        """As MissLaw."""
+        return 0.0 if self.context_tokens <= buffer_slots else self._misses(buffer_slots)
 
-    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+    def filling_steps(self, buffer_slots: int) -> float:
+        """Steps until `buffer_slots` tokens have been touched and the buffer is full; endless where the context fits it."""
+        if self.chosen < 1 or self.context_tokens <= buffer_slots:
+            return _NEVER_STEPS
+        return math.exp(min(math.log(buffer_slots / self.chosen) / self.exponent, math.log(_NEVER_STEPS)))
+
+    def total_misses(self, buffer_slots: int, num_steps: float) -> float:
         """As MissLaw."""
         if num_steps <= 0 or self.chosen <= 0:
             return 0.0
-        filling = self._filling_steps(buffer_slots)
-        if self.context_tokens <= buffer_slots or num_steps <= filling:
+        filling = self.filling_steps(buffer_slots)
+        if num_steps <= filling:
             return self.touched(num_steps)
-        return min(
-            buffer_slots + self.misses_per_step(buffer_slots) * (num_steps - filling),
-            float(self.chosen * num_steps),
-        )
+        total = buffer_slots + self._misses(buffer_slots) * (num_steps - filling)
+        return float(min(total, self.chosen * num_steps))
 
-    def _filling_steps(self, buffer_slots: int) -> float:
-        """Steps until `buffer_slots` tokens have been touched."""
-        if self.chosen < 1 or self.exponent <= 0:
-            return _NEVER_STEPS
-        return math.exp(min(math.log(buffer_slots / self.chosen) / self.exponent, math.log(_NEVER_STEPS)))
+    def _misses(self, buffer_slots: int) -> float:
+        compulsory = self.touched_tokens / FOOTPRINT_STEPS
+        if self.given_overlap is not None:
+            misses = (1 - self.given_overlap) * self.chosen * (self.chosen / buffer_slots) ** BUFFER_SLOPE
+        else:
+            misses = compulsory * (self.touched_tokens / buffer_slots) ** BUFFER_SLOPE
+        return float(min(self.chosen, max(compulsory, misses)))
 
 
 @dataclass(frozen=True)
@@ -137,17 +166,20 @@ class ReuseLaw:
             return 0.0
         return self._mean([layer.expected_misses(buffer_slots) for layer in self._layers])
 
-    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+    def total_misses(self, buffer_slots: int, num_steps: float) -> float:
         """As MissLaw: every token touched until the buffer is full, then the same number per step."""
         if num_steps <= 0:
             return 0.0
         per_step, touched = self.misses_per_step(buffer_slots), self._touched(num_steps)
         if not per_step or touched <= buffer_slots:
             return touched
-        return buffer_slots + per_step * (num_steps - self._filling_steps(buffer_slots, num_steps))
+        return buffer_slots + per_step * (num_steps - self.filling_steps(buffer_slots))
 
-    def _filling_steps(self, buffer_slots: int, most: float) -> float:
-        least = 0.0
+    def filling_steps(self, buffer_slots: int) -> float:
+        """As MissLaw."""
+        least, most = 0.0, float(self.spec.context_tokens)
+        if self._touched(most) < buffer_slots:
+            return _NEVER_STEPS
         for _ in range(40):
             middle = (least + most) / 2
             least, most = (middle, most) if self._touched(middle) < buffer_slots else (least, middle)
@@ -189,6 +221,10 @@ class MeasuredLaw:
         """As MissLaw."""
         return self.measured
 
-    def total_misses(self, buffer_slots: int, num_steps: int) -> float:
+    def filling_steps(self, buffer_slots: int) -> float:
+        """As MissLaw; what was measured has no such part."""
+        return 0.0
+
+    def total_misses(self, buffer_slots: int, num_steps: float) -> float:
         """As MissLaw; the steps that fill the buffer count as any other."""
         return self.measured * num_steps

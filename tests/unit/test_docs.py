@@ -12,10 +12,10 @@ import pytest
 
 from emulation.calibration.fetch import fig3_points, fig5_points
 from emulation.calibration.readings import summary
-from emulation.calibration.serving import fig4_points, headline_points, serving_points
+from emulation.calibration.serving import FIG9, FIG10, FIG11, TAILS, fig4_points, headline_points, points
 from emulation.errors import CxlbedError
 from emulation.schemas import SCHEMAS
-from emulation.timing.misses import FootprintLaw, ReuseLaw
+from emulation.timing.misses import BufferLaw, ReuseLaw
 from emulation.timing.profile import Profile, load_profile, parse_profile
 from emulation.timing.tiers import FIG5_PROFILES, PREFIX_ENGINE
 from guest.errors import GuestError
@@ -131,11 +131,13 @@ def test_the_rooms_are_those_of_the_tree(package):
 def test_the_errors_of_the_models_are_those_of_cxlbed_calibrate():
     fetch = {"Figure 5": fig5_points({tier: load_profile(name) for tier, name in FIG5_PROFILES.items()})}
     fetch["Figure 3"] = fig3_points(load_profile(PREFIX_ENGINE))
-    fig10 = serving_points(2)
+    fig10 = points(FIG10)
     serving = {
         "Figure 4, footprint": fig4_points(),
-        "Figure 9, round 1, concurrency 8": serving_points(1),
+        "Figure 9, round 1, concurrency 8": points(FIG9),
         "Figure 10, round 2, concurrency 64": fig10,
+        "Figure 11, throughput by concurrency, 32K": points(FIG11),
+        "latency tails by concurrency, DRAM, 128K": points(TAILS),
         "headline ratios (throughput, TTFT, TBT over RDMA; throughput of DRAM)": headline_points(fig10),
     }
     for name, points in serving.items():
@@ -149,7 +151,7 @@ def test_the_errors_of_the_models_are_those_of_cxlbed_calibrate():
 
 def test_the_misses_by_law_are_those_that_the_laws_give():
     for context in (16384, 32768, 65536, 131072):
-        laws = FootprintLaw.for_context(context), ReuseLaw(SyntheticSpec.published(context))
+        laws = BufferLaw.for_context(context), ReuseLaw(SyntheticSpec.published(context))
         footprint, reuse = (law.misses_per_step(6144) for law in laws)
         assert f"| {context >> 10}K | {footprint:.0f} | {reuse:.0f} |" in PAGES["docs/serving-model.md"]
 

@@ -10,7 +10,7 @@ from emulation.serving.shipped import shipped_names
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.workload import ClosedLoop
 from emulation.timing.interval import Order
-from emulation.timing.misses import FootprintLaw
+from emulation.timing.misses import BufferLaw
 from emulation.timing.profile import load_profile
 from sac_runtime.label import Label
 
@@ -29,7 +29,7 @@ def test_hbm_only_wins_before_the_crossover_and_cxl_from_there_on(comparison):
 
 
 def test_break_even_is_the_first_step_past_a_full_prefix():
-    steps, misses = break_even_steps(ClusterSpec("cxl"), 131072), FootprintLaw.for_context(131072)
+    steps, misses = break_even_steps(ClusterSpec("cxl"), 131072), BufferLaw.for_context(131072)
     assert misses.total_misses(6144, steps) > 131072 >= misses.total_misses(6144, steps - 1)
     assert steps == pytest.approx(131072 / misses.misses_per_step(6144), rel=0.05)
 

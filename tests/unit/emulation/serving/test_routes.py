@@ -106,9 +106,9 @@ def test_jobs_in_lockstep_end_when_their_work_is_done_and_not_before():
     lockstep.add(40.0, "short")
     lockstep.rate = 2.0
     assert lockstep.next_end_in() == 20.0
-    lockstep.advance(19.999)
+    lockstep.done += 2.0 * 19.999
     assert lockstep.pop_ended() == []
-    lockstep.advance(0.001)
+    lockstep.done += 2.0 * 0.001
     lockstep.advance_to_first()
     assert lockstep.pop_ended() == ["short"]
     assert lockstep.next_end_in() == pytest.approx(30.0)
@@ -118,7 +118,7 @@ def test_a_job_added_later_ends_by_its_own_work():
     lockstep = Lockstep()
     lockstep.add(100.0, "first")
     lockstep.rate = 1.0
-    lockstep.advance(90.0)
+    lockstep.done += 90.0
     lockstep.add(5.0, "second")
-    lockstep.advance(5.0)
+    lockstep.done += 5.0
     assert lockstep.pop_ended() == ["second"]
