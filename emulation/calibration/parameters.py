@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from emulation.calibration.serving import FIG9, FIG10, FIG11, TAILS, Figure, ServingPoint, points
+from emulation.calibration.serving import SERVING_FIGURES, Figure, ServingPoint, points
 from emulation.say import Say
 from emulation.serving.spec import EngineCosts
 
 HUBER = 0.15  # only a reading far off, as round 1 of RDMA at 16K, pulls no harder
-WEIGHTS = {FIG9.file: 0.5, FIG10.file: 1.0, FIG11.file: 1.0, TAILS.file: 1.0}  # round 1 only fills the pool
+ROUND_1_WEIGHT = 0.5  # it only fills the pool
+TAIL_WEIGHT = 0.3  # of a 99th percentile, of which less accuracy is asked
 STEP = 0.04  # of ln of a parameter, for derivatives
 RIDGE = 1e-3  # a parameter that no reading supports stays where it is
 MOVED_TIERS = ("rdma",)
@@ -104,7 +105,7 @@ def fitted_names() -> list[str]:
     return [parameter.name for parameter in PARAMETERS if parameter.name not in STEPPED]
 
 
-def sensitivities(costs: EngineCosts, figures: Sequence[Figure] = (FIG9, FIG10, FIG11, TAILS)) -> Sensitivities:
+def sensitivities(costs: EngineCosts, figures: Sequence[Figure] = SERVING_FIGURES) -> Sensitivities:
     """Runs every cell at `costs`, and again with each parameter a little larger where it matters."""
     here = [point for figure in figures for point in points(figure, costs)]
     residuals = np.log([point.model / point.reading for point in here])
@@ -119,8 +120,9 @@ def sensitivities(costs: EngineCosts, figures: Sequence[Figure] = (FIG9, FIG10, 
             }
             moved_model = [there.get((point.cell, point.column), point.model) for point in here]
             columns.append(np.log([model / point.model for model, point in zip(moved_model, here, strict=True)]) / STEP)
-    weights = np.array([WEIGHTS[figure.file] for figure in figures for _ in points(figure, costs)])
-    weights = weights * np.minimum(1.0, HUBER / np.maximum(np.abs(residuals), 1e-9))
+    weights = np.array([_weight(point) for point in here]) * np.minimum(
+        1.0, HUBER / np.maximum(np.abs(residuals), 1e-9)
+    )
     return Sensitivities(here, residuals, np.array(columns).T, weights)
 
 
@@ -177,6 +179,8 @@ def parameter_support(found: Sensitivities, least: float = 0.1) -> dict[str, dic
     names = np.array([point.series for point in found.points])
     for column, name in enumerate(fitted_names()):
         information = found.weights * found.derivatives[:, column] ** 2
+        if not information.any():
+            continue
         shares = {series: float(information[names == series].sum() / information.sum()) for series in found.series}
         largest = sorted(shares.items(), key=lambda each: -each[1])
         support[name] = {series: share for series, share in largest if share >= least}
@@ -184,12 +188,15 @@ def parameter_support(found: Sensitivities, least: float = 0.1) -> dict[str, dic
     return support
 
 
+def _weight(point: ServingPoint) -> float:
+    if point.column.startswith("p99_"):
+        return TAIL_WEIGHT
+    return ROUND_1_WEIGHT if point.cell.round_number == 1 else 1.0
+
+
 def _badness(costs: EngineCosts) -> float:
     """Weighted mean of Huber's measure of the errors."""
-    total = weight = 0.0
-    for figure in (FIG9, FIG10, FIG11, TAILS):
-        errors = np.abs(np.log([point.model / point.reading for point in points(figure, costs)]))
-        measure = np.where(errors < HUBER, errors**2 / 2 / HUBER, errors - HUBER / 2)
-        total += WEIGHTS[figure.file] * float(measure.sum())
-        weight += WEIGHTS[figure.file] * len(errors)
-    return total / weight
+    found = [point for figure in SERVING_FIGURES for point in points(figure, costs)]
+    errors = np.abs(np.log([point.model / point.reading for point in found]))
+    measure = np.where(errors < HUBER, errors**2 / 2 / HUBER, errors - HUBER / 2)
+    return float(np.average(measure, weights=[_weight(point) for point in found]))

@@ -24,7 +24,7 @@ from emulation.serving.compare import CONCURRENCIES, Setting, compare
 from emulation.serving.observed import read_observed
 from emulation.serving.records import ComparisonDocument, ServingRecord, SweepDocument
 from emulation.serving.replay import replay_of
-from emulation.serving.spec import ClusterSpec
+from emulation.serving.spec import ENGINES, PLACEMENTS, ClusterSpec
 from emulation.serving.sweep import (
     MOST_VARIANTS,
     PAPER_REQUESTS,
@@ -121,6 +121,20 @@ RdmaOption = Annotated[
 ]
 NicsOption = Annotated[int | None, typer.Option("--nics", help="Network cards per server, in place of --rdma's.")]
 NicGbitOption = Annotated[float | None, typer.Option("--nic-gbit", help="Wire of each network card, Gb/s.")]
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help=f"How prefill and decode share a server ({LIST}): prefill-first, chunked (a chunk of prefill per step), "
+        "separated (some GPUs prefill, the others decode).",
+    ),
+]
+PlacementOption = Annotated[
+    str,
+    typer.Option("--placement", help=f"Which server takes a request ({LIST}): least-requests, round-robin, prefix."),
+]
+ChunkOption = Annotated[str, typer.Option("--chunk-tokens", help="Tokens of prefill per GPU and step, if chunked.")]
+PrefillGpusOption = Annotated[str, typer.Option("--prefill-gpus", help="GPUs per server that prefill, if separated.")]
 StripedOption = Annotated[bool, typer.Option("--striped", help="Spread each request over all devices.")]
 HbmOption = Annotated[float | None, typer.Option("--hbm-kv", help="HBM for KV per GPU, in GB.")]
 PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.", file_okay=False)]
@@ -177,6 +191,10 @@ def serve(
     rdma: RdmaOption = "sac",
     nics: NicsOption = None,
     nic_gbit: NicGbitOption = None,
+    engine: EngineOption = ENGINES[0],
+    placement: PlacementOption = PLACEMENTS[0],
+    chunk_tokens: ChunkOption = "1K",
+    prefill_gpus: PrefillGpusOption = "2",
     striped: StripedOption = False,
     hbm_kv: HbmOption = None,
     hbm_prefix: HbmPrefixOption = HbmPrefix.KEPT,
@@ -191,11 +209,13 @@ def serve(
     if burstiness != 1 and rate is None:
         raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
     lists = (context, concurrency, output or "1K", devices, servers, gpus, hot_buffer, round_number)
-    axes = _axes(tier, lists, profile, topk_trace)
+    axes = _axes((tier, engine, placement), lists, profile, topk_trace)
     base = replace(
         cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv),
         overlap=overlap,
         striped=striped,
+        chunk_tokens=_one_number("chunk-tokens", chunk_tokens),
+        prefill_gpus=_one_number("prefill-gpus", prefill_gpus),
         free_hbm_prefix=hbm_prefix is HbmPrefix.KEPT,
     )
     num_prompts = None if requests is None else _one_number("requests", requests)
@@ -214,11 +234,12 @@ def serve(
     return _sweep(axes, traffic, base, intervals, plots, json)
 
 
-def _axes(tier: str, lists: Sequence[str], profile: str | None, topk_trace: Path | None) -> SweepAxes:
-    """The combinations to sweep. lists: as `LISTED` names them."""
+def _axes(words: Sequence[str], lists: Sequence[str], profile: str | None, topk_trace: Path | None) -> SweepAxes:
+    """The combinations to sweep. words: tiers, engines, placements; lists: as `LISTED` names them."""
     numbers = {option: _numbers(option, text) for option, text in zip(LISTED, lists, strict=True)}
+    tiers, engines, placements = (tuple(dict.fromkeys(word.strip() for word in text.split(","))) for text in words)
     return SweepAxes(
-        tiers=tuple(dict.fromkeys(word.strip() for word in tier.split(","))),
+        tiers=tiers,
         contexts=numbers["context"],
         concurrencies=numbers["concurrency"],
         outputs=numbers["output"],
@@ -229,6 +250,8 @@ def _axes(tier: str, lists: Sequence[str], profile: str | None, topk_trace: Path
         profiles=_profiles(profile),
         rounds=numbers["round"],
         measured_misses=_measured_misses(topk_trace, numbers["hot-buffer"]),
+        engines=engines,
+        placements=placements,
     )
 
 
@@ -314,11 +337,9 @@ def _refuse_with_compare(own: dict[str, object], axes: SweepAxes) -> None:
             raise InputError(
                 f"serve: {option}={value} means nothing to --compare, which varies it or has none; leave it out"
             )
-    for option in ("outputs", "devices", "servers", "gpus", "hot_buffers"):
+    for option in ("outputs", "devices", "servers", "gpus", "hot_buffers", "engines", "placements"):
         if len(getattr(axes, option)) > 1:
-            raise InputError(
-                f"serve: {option}={getattr(axes, option)} with --compare must be one number; call it for each"
-            )
+            raise InputError(f"serve: {option}={getattr(axes, option)} with --compare must be one; call it for each")
     if axes.rounds != (2,):
         raise InputError(f"serve: round={axes.rounds} with --compare must be 2, where prefixes are hit")
 
@@ -329,6 +350,8 @@ def _compare(axes: SweepAxes, base: ClusterSpec, num_prompts: int, plots: Path |
         num_devices=axes.devices[0],
         num_servers=axes.servers[0],
         hot_buffer=axes.hot_buffers[0],
+        engine=axes.engines[0],
+        placement=axes.placements[0],
         measured_misses=axes.measured_misses.get(axes.hot_buffers[0]),
         server=replace(base.server, num_gpus=axes.gpus[0]),
     )

@@ -9,6 +9,7 @@ from emulation.report.plots import Axes, Series, band, draw_lines, draw_stacks
 from emulation.report.tables import Cell, make_table
 from emulation.report.wording import significant
 from emulation.serving.records import ScenarioRecord, ServingRecord
+from emulation.serving.spec import ENGINES, PLACEMENTS
 from emulation.timing.interval import Interval
 from emulation.timing.tiers import SERVED
 
@@ -23,6 +24,8 @@ SETTING_NAMES = {
     "gpus": "GPUs",
     "hot_buffer": "buffer",
     "profile": "profile",
+    "engine": "engine",
+    "placement": "placement",
     "round": "round",
 }
 
@@ -65,10 +68,16 @@ def draw_records(
     return written
 
 
+def _tier_and_engine(record: ServingRecord) -> str:
+    """The tier, and the engine and placement where they are not the usual ones."""
+    usual = (ENGINES[0], PLACEMENTS[0])
+    return ", ".join((record.tier, *(word for word in (record.engine, record.placement) if word not in usual)))
+
+
 def _row(record: ServingRecord) -> tuple[Cell, ...]:
     busiest, load = max(record.utilisation_by_link.items(), key=lambda link: link[1], default=("", None))
     return (
-        record.tier,
+        _tier_and_engine(record),
         record.context_tokens,
         record.concurrency,
         record.output_tokens,

@@ -35,7 +35,8 @@ def find_overload(arrived_ns: Sequence[float], ttft_ns: Sequence[float], num_gpu
     """Overload of an open loop, or None. arrived_ns, ttft_ns: of each request, in one order.
 
     It begins when the queue last held no more than one request per GPU. It is one if the queue has grown from each third of
-    the time since then to the next, and by more than chance would; a burst that is worked off, or a queue that is long but steady, is none."""
+    the time since then to the next, and by more than chance would; a burst that is worked off, or a queue that is long but
+    steady, is none."""
     arrived = np.sort(np.asarray(arrived_ns))
     if len(arrived) < 3 * num_gpus:
         return None

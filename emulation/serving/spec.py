@@ -126,21 +126,21 @@ class EngineCosts:
     + per token of its contexts (indexer) + per token of the longest context (top-k selection: one block per sequence, so the
     longest sets its time). Fitted on 8 GPUs, and taken to hold for each GPU of servers with another number (assumed)."""
 
-    step_base_ns: float = 17.7e6  # weights, experts, all-to-all
-    sparse_step_ns: float = 19.3e6  # of every tier that fetches: plan, swap-in kernel and waits of 61 layers
-    step_request_ns: float = 1.454e6
-    step_context_token_ns: float = 8.43
-    step_longest_token_ns: float = 47.8
-    step_spread: float = 0.085  # sigma of ln of a step's time: experts and ranks are loaded unevenly, from step to step
-    prefill_token_ns: float = 1.54e6  # of one GPU while all prefill
-    prefill_token_slope_ns: float = 1.75  # added for each token of context before it
-    tokenise_token_ns: float = 1.75e3  # of a prompt, before it reaches its server; nobody else waits for it
-    admission_ns: float = 0.157e9  # scheduling, page tables and the last page's prefill
-    index_page_ns: float = 2.78e3  # set-up of one copy of a layer's page of indexer keys
-    wait_spread: float = 0.2  # sigma of ln of a request's own waits: loading its keys, moving its prefix
-    prefetch_request_ns: float = 5.0e9  # look-up, registration and hand-over of one whole-prefix transfer
-    prefetch_ops_per_entry: float = 8.0  # work requests, one after the other, per KV entry of a prefix
-    prefetch_hold: float = 0.045  # part of a transfer's time that its server's decode stands still for it
+    step_base_ns: float = 19.2e6  # weights, experts, all-to-all
+    sparse_step_ns: float = 19.48e6  # of every tier that fetches: plan, swap-in kernel and waits of 61 layers
+    step_request_ns: float = 1.11e6
+    step_context_token_ns: float = 14.3
+    step_longest_token_ns: float = 24.5
+    step_spread: float = 0.102  # sigma of ln of a step's time: experts and ranks are loaded unevenly, from step to step
+    prefill_token_ns: float = 1.545e6  # of one GPU while all prefill
+    prefill_token_slope_ns: float = 1.72  # added for each token of context before it
+    tokenise_token_ns: float = 2.1e3  # of a prompt, before it reaches its server; nobody else waits for it
+    admission_ns: float = 0.155e9  # scheduling, page tables and the last page's prefill
+    index_page_ns: float = 2.72e3  # set-up of one copy of a layer's page of indexer keys
+    wait_spread: float = 0.155  # sigma of ln of a request's own waits: loading its keys, moving its prefix
+    prefetch_request_ns: float = 3.45e9  # look-up, registration and hand-over of one whole-prefix transfer
+    prefetch_ops_per_entry: float = 9.52  # work requests, one after the other, per KV entry of a prefix
+    prefetch_hold: float = 0.0502  # part of a transfer's time that its server's decode stands still for it
     whole_hbm_share: float = 0.29  # of the HBM for KV that whole requests can fill, where no hot buffer is kept (hbm)
 
 
@@ -169,7 +169,7 @@ class ClusterSpec:
     measured_misses: float | None = None
     free_hbm_prefix: bool = True
     engine: str = "prefill-first"
-    chunk_tokens: int = 8192
+    chunk_tokens: int = 1024  # of each GPU: SGLang divides its 8192 by the ranks of DP attention
     prefill_gpus: int = 2
     placement: str = "least-requests"
     device_bytes: int = 8 * TIB  # assumed: see ServerSpec.dram_bytes

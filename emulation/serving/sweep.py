@@ -12,7 +12,7 @@ from emulation.serving.intervals import Residuals, Variant, intervals_of, varian
 from emulation.serving.notes import note_of
 from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.replay import TraceReplay
-from emulation.serving.spec import ClusterSpec
+from emulation.serving.spec import ENGINES, PLACEMENTS, ClusterSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, Workload
 from emulation.timing.profile import Profile
 from emulation.timing.tiers import can_stand_for
@@ -38,6 +38,8 @@ class SweepAxes:
     profiles: tuple[Profile, ...] = ()
     rounds: tuple[int, ...] = (2,)
     measured_misses: Mapping[int, float] = field(default_factory=dict)  # by slots of the hot buffer
+    engines: tuple[str, ...] = ENGINES[:1]
+    placements: tuple[str, ...] = PLACEMENTS[:1]
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,14 @@ def scenarios(axes: SweepAxes, arrivals: Arrivals, base: ClusterSpec) -> Iterato
     for tier in axes.tiers:
         has_pool = tier == "cxl"
         profiles = tuple(profile for profile in axes.profiles if can_stand_for(profile, tier)) or (None,)
-        for devices, servers, gpus, hot_buffer, profile in product(
+        for devices, servers, gpus, hot_buffer, profile, engine, placement in product(
             axes.devices if has_pool else axes.devices[:1],
             axes.servers,
             axes.gpus,
             axes.hot_buffers if tier != "hbm" else axes.hot_buffers[:1],
             profiles,
+            axes.engines,
+            axes.placements,
         ):
             spec = replace(
                 base,
@@ -121,6 +125,8 @@ def scenarios(axes: SweepAxes, arrivals: Arrivals, base: ClusterSpec) -> Iterato
                 hot_buffer=hot_buffer,
                 measured_misses=axes.measured_misses.get(hot_buffer),
                 profile=profile,
+                engine=engine,
+                placement=placement,
             )
             yield from _with_workloads(spec, axes, arrivals)
 

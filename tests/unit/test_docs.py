@@ -140,20 +140,20 @@ def test_the_errors_of_the_models_are_those_of_cxlbed_calibrate():
         "latency tails by concurrency, DRAM, 128K": points(TAILS),
         "headline ratios (throughput, TTFT, TBT over RDMA; throughput of DRAM)": headline_points(fig10),
     }
-    for name, points in serving.items():
-        middle, worst = summary(points)
-        assert f"| {name} | {len(points)} | {middle:.1%} | {worst:.1%} |" in PAGES["docs/serving-model.md"]
+    for name, found in serving.items():
+        middle, worst = summary(found)
+        assert f"| {name} | {len(found)} | {middle:.1%} | {worst:.1%} |" in PAGES["docs/serving-model.md"]
     words = " ".join(PAGES["README.md"].split())
-    for points in (*fetch.values(), fig10):
-        middle, worst = summary(points)
-        assert f"{middle:.1%} and {worst:.1%} ({len(points)}" in words
+    for found in (*fetch.values(), fig10):
+        middle, worst = summary(found)
+        assert f"{middle:.1%} and {worst:.1%} ({len(found)}" in words
 
 
 def test_the_misses_by_law_are_those_that_the_laws_give():
     for context in (16384, 32768, 65536, 131072):
         laws = BufferLaw.for_context(context), ReuseLaw(SyntheticSpec.published(context))
-        footprint, reuse = (law.misses_per_step(6144) for law in laws)
-        assert f"| {context >> 10}K | {footprint:.0f} | {reuse:.0f} |" in PAGES["docs/serving-model.md"]
+        buffer, reuse = (law.misses_per_step(6144) for law in laws)
+        assert f"| {context >> 10}K | {buffer:.0f} | {reuse:.0f} |" in PAGES["docs/serving-model.md"]
 
 
 def _anchors(text):

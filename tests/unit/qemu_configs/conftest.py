@@ -8,15 +8,6 @@ import pytest
 from qemu_configs.render import HostLaunch, qemu_argv
 
 
-def pytest_addoption(parser):
-    parser.addoption("--update-golden", action="store_true", help="Rewrite the golden files of qemu_configs.")
-
-
-@pytest.fixture
-def update_golden(request):
-    return request.config.getoption("--update-golden", default=False)
-
-
 @pytest.fixture
 def place():
     """Builds a Placement in which every path and name is fixed, save for what the test says."""

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from emulation.cli.app import app
 from emulation.cli.options import whole_numbers
 from emulation.errors import InputError
-from emulation.serving.metrics import GapHistogram, Recorder, StepShares
+from emulation.serving.metrics import GapHistogram, Recorder
 from emulation.serving.spec import ClusterSpec
 from emulation.serving.sweep import Arrivals, SweepAxes, scenarios
 from emulation.serving.workload import Request
@@ -234,12 +234,20 @@ def test_gap_percentiles_meet_numpys_within_a_bin():
         assert histogram.percentile(percent) == pytest.approx(np.percentile(values, percent), rel=0.02)
 
 
+def test_gaps_spread_by_a_lognormal_law_keep_their_mean_and_have_its_percentile():
+    histogram, drawn = GapHistogram(0.1), 50e6 * np.random.default_rng(1).lognormal(-0.005, 0.1, 200_000)
+    histogram.add(50e6, 1000)
+    for percent in (1, 50, 99):
+        assert histogram.percentile(percent) == pytest.approx(np.percentile(drawn, percent), rel=0.01)
+
+
 def test_a_standstill_shows_in_the_gap_of_the_next_token():
     recorder = Recorder(2048)
     meter = recorder.meter()
-    meter.decode(10e6, 1, 1.0, StepShares(1.0, 0.0))
-    meter.decode(90e6, 1, 0.0, StepShares(0.0, 0.0))
-    meter.decode(20e6, 1, 2.0, StepShares(1.0, 0.0))
+    meter.decode(10e6, 1, 1.0, 1.0, 0.0)
+    meter.stand_still(90e6, 1, held=False)
+    meter.decode(20e6, 1, 2.0, 1.0, 0.0)
+    assert recorder.spent.stalled == 90e6
     assert recorder.gaps.percentile(50) == pytest.approx(10e6, rel=0.01)
     assert recorder.gaps.percentile(99) == pytest.approx(100e6, rel=0.01)
 
