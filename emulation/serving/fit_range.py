@@ -17,7 +17,7 @@ class FitRange:
     gpus: int = ServerSpec().num_gpus
     rdma: str = RdmaWay().name
     contexts: Range = (16384, 131072)
-    concurrencies: Range = (8, 64)
+    concurrencies: Range = (8, 192)
     outputs: Range = (1024, 1024)
 
     def words(self) -> str:

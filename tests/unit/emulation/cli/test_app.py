@@ -12,7 +12,7 @@ from emulation.cli.app import VERBS, app, command_of
 from emulation.version import version
 from tests.support.command import cxlbed
 
-HEAVY = {"jinja2", "libvirt", "matplotlib", "numpy", "psutil", "pydantic", "rich", "simpy", "yaml"}
+HEAVY = {"jinja2", "libvirt", "matplotlib", "numpy", "psutil", "pydantic", "rich", "yaml"}
 PROGRAM = """
 import sys
 from emulation.cli import main

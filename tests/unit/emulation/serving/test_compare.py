@@ -23,8 +23,8 @@ def comparison():
 
 
 def test_hbm_only_wins_before_the_crossover_and_cxl_from_there_on(comparison):
-    assert comparison.hbm_crossover == 32
-    for concurrency, ahead in ((24, False), (32, True)):
+    assert comparison.hbm_crossover == 24
+    for concurrency, ahead in ((8, False), (24, True)):
         assert (SETTING.throughput("cxl", concurrency) > SETTING.throughput("hbm", concurrency)) is ahead
 
 
@@ -74,7 +74,7 @@ def test_the_verdict_names_ratios_crossover_break_even_range_and_flips(compariso
     words = " ".join(verdict(comparison))
     for part in (
         "tokens of RDMA prefetch",
-        "from concurrency 32 on",
+        "from concurrency 24 on",
         "n*: after",
         "Over 140 to 750 ns",
         "behind",

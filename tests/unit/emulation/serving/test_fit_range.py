@@ -25,7 +25,7 @@ def test_the_paper_s_own_runs_lie_within_the_fit():
         ({}, {"contexts": (131073, 131073)}, ("context 131073 (fitted: 16384 to 131072)",)),
         ({}, {"contexts": (2, 131072)}, ("context 2 to 131072 (fitted: 16384 to 131072)",)),
         ({}, {"outputs": (1, 1024)}, ("output 1 to 1024 (fitted: 1024)",)),
-        ({}, {"concurrency": 65}, ("concurrency 65 (fitted: 8 to 64)",)),
+        ({}, {"concurrency": 193}, ("concurrency 193 (fitted: 8 to 192)",)),
         ({}, {"contexts": (163840, 163840)}, (
             "context 163840 (fitted: 16384 to 131072)",
             "up to 164864 tokens, more than the 163840 of DeepSeek-V3.2",
