@@ -84,7 +84,7 @@ def test_the_verdict_names_ratios_crossover_break_even_range_and_flips(compariso
         assert part in words
     record = comparison_record(comparison)
     assert record.label is Label.MODELLED
-    assert record.hbm_crossover_concurrency == 32
+    assert record.hbm_crossover_concurrency == 24
 
 
 def test_an_order_is_said_only_where_intervals_do_not_overlap(comparison):
