@@ -59,8 +59,8 @@ VERBS = {
     "calibrate": Verb(
         "calibrate",
         "calibrate",
-        "Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: cell by cell, with the error of "
-        "each, and the laws of hot-buffer misses beside one another.",
+        "Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: point by point, with the error of "
+        "each.",
     ),
     "up": Verb("beds", "up", "Boot the hosts of a bed and make their CXL regions ready."),
     "status": Verb("beds", "status", "Show every bed of this user: accelerator, emulator, hosts, how to reach them."),

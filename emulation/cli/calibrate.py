@@ -35,9 +35,9 @@ ResidualsOption = Annotated[
 
 
 def calibrate(fit: FitOption = False, residuals: ResidualsOption = False) -> None:
-    """Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: point by point, with the error of each;
-    the serving model's parameters with what each rests on; what becomes of each series when the fit is made without it; and
-    the laws of hot-buffer misses beside one another."""
+    """Show each model beside the figures of SAC (arXiv 2606.19746) that it is held to: point by point, with the error of each.
+    Then the laws of hot-buffer misses beside one another, the serving model's parameters with what each rests on, and what
+    becomes of each series when the fit is made without it."""
     costs, stale = _fitted() if fit else (EngineCosts(), [])
     profiles = {tier: load_profile(name) for tier, name in FIG5_PROFILES.items()}
     tables: list[tuple[str, Sequence[Point]]] = [
