@@ -26,7 +26,9 @@ from emulation.stores.incoherent import IncoherentStore
 from sac_runtime.memory.store import KvStore
 from sac_runtime.rows.layout import ByteArray, IntArray
 
-WRITE_LINE = "write line"  # the step at which a cache writes one line to memory; all others are accesses
+WRITE_LINE = (
+    "write line"  # the step at which a cache writes a line, or a piece of it, to memory; all others are accesses
+)
 MOST_STEPS = 1000  # assumed: an act that takes more of them never ends
 
 
@@ -42,11 +44,12 @@ def die() -> NoReturn:
 class SteppingStore(IncoherentStore):
     """One host's view of `memory`, through a cache of its own, that stops before a step of one's choosing.
 
-    By an odd seed flushes may take effect before their fence, by an even one they do not. part_of: what to call the part of memory
+    By an odd seed flushes may take effect before their fence, by an even one they do not; by every other pair of seeds lines may be
+    torn. part_of: what to call the part of memory
     at a byte offset, for `trail`: the steps so far, such as "write state", "flush rows", "fence", "write line"."""
 
     def __init__(self, memory: KvStore, seed: int = 0, part_of: Callable[[int], str] = lambda offset: "bytes") -> None:
-        super().__init__(memory, seed=seed, prefetch=0.5, flush_early=seed % 2 / 2)
+        super().__init__(memory, seed=seed, prefetch=0.5, flush_early=seed % 2 / 2, tear=0.25 * (seed % 4 > 1))
         self.part_of = part_of
         self.trail: list[str] = []
         self._countdown = -1
@@ -96,9 +99,9 @@ class SteppingStore(IncoherentStore):
         self._step("fence")
         super().fence()
 
-    def _write_line(self, line: int) -> None:
+    def _write_piece(self, start: int, stop: int) -> None:
         self._step(WRITE_LINE)
-        super()._write_line(line)
+        super()._write_piece(start, stop)
 
     def _step(self, name: str) -> None:
         self.trail.append(name)

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from emulation.errors import InputError
 from emulation.stores.incoherent import IncoherentStore
+from emulation.stores.wrapper import WrapperStore
 from sac_runtime.errors import RowRangeError
 from sac_runtime.label import Label
 from sac_runtime.memory.mapped import MappedStore
@@ -254,3 +256,107 @@ def test_it_claims_no_time_and_refuses_what_lies_outside(memory):
         host.read_rows(np.array([0, 32]), np.empty((2, 656), np.uint8))
     with pytest.raises(RowRangeError, match="lie outside"):
         host.write_bytes(memory.size_bytes - 8, filled(0))
+
+
+def byte_of(memory, offset=0):
+    out = np.empty(1, np.uint8)
+    memory.read_bytes(offset, out)
+    return int(out[0])
+
+
+ONE = np.ones(1, np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "before_fence", "stays"), [("clwb", 0, True), ("clflushopt", 0, False), ("clflush", 1, False)]
+)
+def test_a_flush_does_what_its_instruction_does(memory, instruction, before_fence, stays):
+    store = IncoherentStore(memory, flush_by=instruction)
+    store.write_bytes(0, ONE)
+    store.flush(0, 1)
+    assert byte_of(memory) == before_fence
+    store.fence()
+    assert byte_of(memory) == 1
+    memory.write_bytes(0, 2 * ONE)  # another host
+    assert byte_of(store) == (1 if stays else 2)
+
+
+def test_an_invalidation_by_clflush_needs_no_fence(memory):
+    for instruction, seen in (("clflushopt", 0), ("clflush", 2)):
+        memory.write_bytes(0, np.zeros(1, np.uint8))
+        store = IncoherentStore(memory, invalidate_by=instruction)
+        byte_of(store)
+        memory.write_bytes(0, 2 * ONE)
+        store.invalidate(0, 1)
+        assert byte_of(store) == seen
+
+
+def test_streamed_rows_are_in_memory_after_a_fence_without_any_flush():
+    memory = MappedStore.anonymous(KvLayout.bf16(), 2, huge_pages=False)
+    rows, values = np.array([0]), np.full((1, memory.layout.row_bytes), 7, np.uint8)
+    for streams in (False, True):
+        memory.write_rows(rows, np.zeros_like(values))
+        store, out = IncoherentStore(memory, streams=streams), np.empty_like(values)
+        store.write_rows(rows, values)
+        store.read_rows(rows, out)
+        assert (out == 7).all()
+        store.fence()
+        memory.read_rows(rows, out)
+        assert (out == (7 if streams else 0)).all()
+
+
+def test_a_cache_of_few_ways_writes_lines_back_by_itself_and_never_holds_more(memory):
+    store = IncoherentStore(memory, seed=3, sets=4, ways=2)
+    for line in range(16):
+        store.write_bytes(64 * line, ONE)
+        held = np.flatnonzero(store._held)
+        assert np.bincount(held % 4, minlength=4).max() <= 2
+    assert store.num_dirty_lines == 8
+    assert sum(byte_of(memory, 64 * line) for line in range(16)) == 8
+    assert all(byte_of(store, 64 * line) == 1 for line in range(16))
+    with pytest.raises(InputError, match="sets=0 must be at least 1"):
+        IncoherentStore(memory, sets=0)
+
+
+def test_a_line_may_be_loaded_that_nobody_asked_for(memory):
+    store = IncoherentStore(memory, seed=1, speculate=1.0)
+    for _ in range(2000):
+        byte_of(store)
+    memory.write_bytes(640, ONE)
+    assert byte_of(store, 640) == 0  # an old copy, though it was never read
+
+
+def test_a_torn_line_reaches_memory_in_two_pieces_of_whole_words(memory):
+    seen = []
+
+    class Memory(WrapperStore):
+        def write_bytes(self, offset, values):
+            seen.append((offset, values.size))
+            super().write_bytes(offset, values)
+
+    store = IncoherentStore(Memory(memory), seed=5, tear=1.0)
+    for _ in range(20):
+        store.write_bytes(128, np.full(64, 9, np.uint8))
+        store.flush(128, 64)
+        store.fence()
+    pieces = [sorted(seen[place : place + 2]) for place in range(0, len(seen), 2)]
+    assert len(pieces) == 20
+    for (first, size), (second, rest) in pieces:
+        assert (first, second, size + rest) == (128, 128 + size, 64)
+        assert size % 8 == 0
+    assert {seen[place][0] == 128 for place in range(0, 40, 2)} == {True, False}  # either half first
+
+
+def test_many_rows_are_read_as_they_are_one_by_one(memory):
+    rows = np.random.default_rng(0).integers(0, memory.num_rows, 50)
+    values = np.random.default_rng(1).integers(0, 256, (memory.num_rows, memory.layout.row_bytes), dtype=np.uint8)
+    memory.write_rows(np.arange(memory.num_rows), values)
+    out = np.empty((50, memory.layout.row_bytes), np.uint8)
+    for wrapped in (memory, WrapperStore(memory)):
+        store = IncoherentStore(wrapped)
+        store.read_rows(rows, out)
+        assert (out == values[rows]).all()
+        memory.write_rows(np.arange(memory.num_rows), np.zeros_like(values))
+        store.read_rows(rows, out)
+        assert (out == values[rows]).all()  # from the cache
+        memory.write_rows(np.arange(memory.num_rows), values)
