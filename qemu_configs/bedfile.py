@@ -4,7 +4,7 @@ Knows pydantic's findings; YAML is yaml_text.py's, the model topology.py's, the 
 unreadable numbers are set aside, so that what is left can be checked by the rules in the same go.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +72,26 @@ def parse(text: str, path: str = "<text>", machine: Machine | None = None, folde
     """Check the text of a bed file as `load` does; `path` is what errors call it, `folder` where relative paths in it start
     (by default where the process is)."""
     document, problems = _read_yaml(text, path)
+    return check_document(document, path, machine, folder, problems)
+
+
+def check_document(
+    document: dict[str, Any],
+    path: str = "<document>",
+    machine: Machine | None = None,
+    folder: Path | None = None,
+    problems: Sequence[str] = (),
+) -> Topology:
+    """Check the values of a bed file as `load` does; what cannot be used is taken out of `document`. `path` and `folder` as
+    for `parse`; problems: those that reading it had."""
     _place_paths(document, folder or Path())
     try:
         topology = Topology.model_validate(document)
     except ValidationError as exc:
-        problems += [_reword(error, document) for error in exc.errors()]
+        problems = [*problems, *(_reword(error, document) for error in exc.errors())]
         problems += _problems_of_the_rest(document, exc, machine)
         raise BedFileError(path, problems) from None
-    problems += find_problems(topology, machine)
+    problems = [*problems, *find_problems(topology, machine)]
     if problems:
         raise BedFileError(path, problems)
     return topology

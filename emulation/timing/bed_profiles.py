@@ -1,6 +1,6 @@
 """Which timing profile each device of a bed has, and what is wrong with that. Knows bed files and profiles, no links."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from emulation.errors import InputError
 from emulation.timing.profile import load_profile
@@ -16,6 +16,15 @@ def profile_of(topology: Topology, attachment: Attachment) -> str:
     """The profile of a device where a host has it: its own, or the default for a root port or for a switch."""
     default = SWITCHED_PROFILE if attachment.switch else DIRECT_PROFILE
     return topology.device(attachment.device).profile or default
+
+
+def profiles_of(topology: Topology, host: Host, devices: Sequence[str]) -> tuple[str, ...]:
+    """The profiles that the path from a host to `devices` has, each once: more than one cannot time it. Where none of them
+    says one and they sit in different places, the slower default stands for all."""
+    places = [place for place in host.attachments() if place.device in devices]
+    if not any(topology.device(place.device).profile for place in places):
+        return (SWITCHED_PROFILE if any(place.switch for place in places) else DIRECT_PROFILE,)
+    return tuple(dict.fromkeys(profile_of(topology, place) for place in places))
 
 
 def profile_problems(topology: Topology) -> Iterator[str]:
@@ -46,7 +55,7 @@ def _unlike(topology: Topology, host: Host, region: Region) -> Iterator[str]:
     known = {device.name for device in topology.devices}
     places = {place.device: place for place in host.attachments() if place.device in known}
     profiles = {name: profile_of(topology, places[name]) for name in region.devices if name in places}
-    if len(set(profiles.values())) > 1:
+    if len(profiles_of(topology, host, tuple(profiles))) > 1:
         listed = ", ".join(
             f"{name} {profile}{'' if topology.device(name).profile else ' (by default)'}"
             for name, profile in profiles.items()

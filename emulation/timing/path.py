@@ -13,7 +13,7 @@ from functools import cached_property
 from math import ceil
 
 from emulation.errors import InputError
-from emulation.timing.bed_profiles import profile_of
+from emulation.timing.bed_profiles import profiles_of
 from emulation.timing.profile import Bandwidth, Profile, load_profile, read_by_gpu
 from qemu_configs.topology import Attachment, Topology
 
@@ -143,17 +143,17 @@ def bed_path(topology: Topology, host: str, devices: Sequence[str], reader: str,
     """Path of a reader on a bed's host to rows interleaved over `devices`, as the bed file draws it.
 
     Links: the host bridge is the adapter, a switch gives one port per device, devices are shared by all hosts that hold
-    them. The devices' profile holds (`bed_profiles.profile_of`); read_by: cpu, or gpu for the same devices read over PCIe.
+    them. The devices' profile holds (`bed_profiles.profiles_of`); read_by: cpu, or gpu for the same devices read over PCIe.
     Raises InputError where the host lacks a device or the devices' profiles differ."""
     attachments = {attachment.device: attachment for attachment in topology.host(host).attachments()}
     for name in devices:
         if name not in attachments:
             raise InputError(f"host {host!r}: devices={name!r} is not attached; it holds {', '.join(attachments)}")
-    profiles = {profile_of(topology, attachments[name]) for name in devices}
+    profiles = profiles_of(topology, topology.host(host), devices)
     if len(profiles) != 1:
-        names = ", ".join(sorted(profiles)) or "none"
+        names = ", ".join(sorted(profiles))
         raise InputError(f"host {host!r}: profiles of {', '.join(devices)} are {names}; one path needs one profile")
-    profile = load_profile(profiles.pop())
+    profile = load_profile(profiles[0])
     if read_by == "gpu" and profile.read_by == "cpu":
         profile = read_by_gpu(profile)
     return make_path(profile, f"{host}.{reader}", [_route(host, attachments[name]) for name in devices])

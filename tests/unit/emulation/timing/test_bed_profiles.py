@@ -4,10 +4,11 @@ import pytest
 import yaml
 
 from emulation.machines.this_machine import any_machine
-from emulation.timing.bed_profiles import profile_of
+from emulation.timing.bed_profiles import profile_of, profiles_of
 from emulation.timing.profile_folders import PROFILE_FOLDER
 from qemu_configs.bedfile import load, parse
 from qemu_configs.errors import BedFileError
+from qemu_configs.topology import Switch
 
 
 def bed(profiles, switched=False, region=True):
@@ -48,6 +49,15 @@ def test_two_profiles_in_one_region_are_refused_and_in_two_regions_are_not():
     assert parse(bed(["cxl-direct-asic", None]), machine=any_machine())
     (problem,) = problems_of(bed(["cxl-direct-140", None], switched=True))
     assert "m0 cxl-direct-140, m1 cxl-switched-220 (by default)" in problem
+
+
+def test_a_region_over_both_places_without_any_profile_has_the_slower_default():
+    topology = parse(bed([None, None]), machine=any_machine())
+    host = topology.hosts[0]
+    bridge = host.bridges[0].model_copy(update={"devices": ("m0",), "switches": (Switch(name="s", devices=("m1",)),)})
+    both = host.model_copy(update={"bridges": (bridge,)})
+    assert profiles_of(topology, both, ["m0", "m1"]) == ("cxl-switched-220",)
+    assert profiles_of(topology, both, ["m0"]) == ("cxl-direct-asic",)
 
 
 @pytest.mark.parametrize("name", ["rdma-100g", "dram-pond-intel", "numa-pond-intel", "sac-gpu-dram"])
