@@ -36,6 +36,13 @@ def provision(session: Session, serials: Sequence[int], orders: Sequence[RegionO
     return _run_script(session, [*persistent, wait, *map(_make_region, orders), "show"], "provisioning")
 
 
+def remove(session: Session, serial: int, regions: Sequence[str]) -> None:
+    """Have the guest let go of a device: end the use of the kernel's `regions` over it, then of the device itself. What was in
+    volatile ones is lost. Raises CommandError where a step fails: memory that is in use stays."""
+    calls = [*(shlex.join(["remove_region", region]) for region in regions), f"remove_memdev {serial:#x}"]
+    session.run(f"exec sh -c {shlex.quote(chr(10).join([SCRIPT.read_text(), *calls]))}", name="removing a device")
+
+
 def inspect(session: Session) -> Inventory:
     """What the guest shows now."""
     return _run_script(session, ["show"], "cxl list, daxctl list, sysfs")

@@ -58,6 +58,19 @@ make_region() {
 		fail "region '$name': daxctl reconfigure-device -m $mode ${dax##*/} failed"
 }
 
+remove_region() {
+	for namespace in "$devices/$1"/pmem_region*/; do
+		[ -d "$namespace" ] && ndctl destroy-namespace -f -r "$1" all >/dev/null
+	done
+	cxl disable-region -f "$1" >/dev/null || fail "region $1: cxl disable-region failed"
+	cxl destroy-region -f "$1" >/dev/null || fail "region $1: cxl destroy-region failed"
+}
+
+remove_memdev() {
+	memdev_of "$1" || fail "no memory device with serial $1"
+	cxl disable-memdev -f "$memdev" >/dev/null || fail "$memdev: cxl disable-memdev failed"
+}
+
 # Everything that guest/inventory.py parses, in sections. No -vvv: it reads the media errors of each device, 2.6 s apiece under emulation.
 show() {
 	echo '== cxl'

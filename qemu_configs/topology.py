@@ -7,7 +7,7 @@ not be read while the rest of a faulty file is still being checked.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -305,6 +305,11 @@ class Topology(Part):
     def devices_of(self, host: Host) -> tuple[Device, ...]:
         """The devices that a host holds, in the order in which they are attached."""
         return tuple(self.device(attachment.device) for attachment in host.attachments())
+
+    def with_plugged(self, states: Mapping[str, bool]) -> "Topology":
+        """The same bed after devices were plugged (True) or unplugged (False)."""
+        devices = (d.model_copy(update={"plugged": states.get(d.name, d.plugged)}) for d in self.devices)
+        return self.model_copy(update={"devices": tuple(devices)})
 
     def hosts_of(self, pool: PoolSpec) -> tuple[Host, ...]:
         """The hosts that map all of a pool's devices, in the order of the file."""

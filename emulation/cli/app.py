@@ -72,6 +72,14 @@ VERBS = {
     ),
     "ssh": Verb("beds", "ssh", "Open a shell in a host."),
     "console": Verb("beds", "console", "Show what a host printed on its serial console."),
+    "plug": Verb(
+        "beds",
+        "plug",
+        "Put a device of a bed's file that is not plugged (`plugged: false`) into its port, and make the regions over it.",
+    ),
+    "unplug": Verb(
+        "beds", "unplug", "Take a device out of a bed that is up: its guests end the regions over it first."
+    ),
     "down": Verb("beds", "down", "End a bed, or all of them, and remove all that they left."),
     "numa": Verb("numa", "numa", "Bind a pool to a remote NUMA node, prove it, measure it, compare with a profile."),
     "image": Verb("image", "image", "The guest image and the emulator: build, list, check, prune."),

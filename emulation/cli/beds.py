@@ -1,4 +1,4 @@
-"""Verbs of a bed's life: up, status, exec, ssh, console, down."""
+"""Verbs of a bed's life: up, status, exec, ssh, console, plug, unplug, down."""
 
 import os
 import shlex
@@ -14,7 +14,7 @@ from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
 from emulation.errors import InputError, MachineError
-from emulation.machines import bed
+from emulation.machines import bed, hotplug
 from emulation.machines.launch import Options
 from emulation.machines.this_machine import this_machine
 from emulation.report.beds import beds_table
@@ -78,6 +78,23 @@ def console(name: BedName, host: HostOption = None, follow: Annotated[bool, type
     if follow:
         _become(["tail", "-n", "+1", "-f", str(path)])
     sys.stdout.write(path.read_text(errors="replace"))
+
+
+DeviceName = Annotated[str, typer.Argument(metavar="DEVICE", help="A device of the bed's file.")]
+
+
+def plug(name: BedName, device: DeviceName) -> None:
+    """Put a device of a bed's file that is not plugged (`plugged: false`) into its port, and make the regions over it."""
+    with progress() as say:
+        hotplug.plug(name, device, say)
+    typer.echo(f"{name}: '{device}' is plugged")
+
+
+def unplug(name: BedName, device: DeviceName) -> None:
+    """Take a device out of a bed that is up: its guests end the regions over it first."""
+    with progress() as say:
+        hotplug.unplug(name, device, say)
+    typer.echo(f"{name}: '{device}' is unplugged")
 
 
 def down(

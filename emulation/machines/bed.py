@@ -102,7 +102,8 @@ def find(name: str, must_be_ready: bool = True, backend: Backend = QEMU) -> Bed:
         fate = "is not ready yet, or its up was cut off" if record else f"is not up (known beds: {names or 'none'})"
         raise InputError(f"bed '{name}': {fate}; try: cxlbed up {name}")
     try:
-        return Bed(Hosts.of(folder, record, backend), Topology.model_validate_json(record.topology_json))
+        topology = Topology.model_validate_json(record.topology_json).with_plugged(record.plugged)
+        return Bed(Hosts.of(folder, record, backend), topology)
     except ValueError as error:
         raise MachineError(f"bed '{name}': comes from another version of cxlbed; end it: cxlbed down {name}") from error
 
@@ -151,4 +152,4 @@ def _standing(folder: BedFolder, topology: Topology, backend: Backend) -> Bed | 
         raise InputError(
             f"bed '{record.name}': is up from another bed file; end it (cxlbed down {record.name}) or give this one a --name"
         )
-    return Bed(hosts, topology)
+    return Bed(hosts, topology.with_plugged(record.plugged))

@@ -216,7 +216,7 @@ class Launch:
             inventory = provision(session, serials, region_orders(picture))
         require_promise(picture, inventory)
         self.progress(f"{host.name}: shows what the bed file promises")
-        return _stores(self.topology, asked, inventory)
+        return stores_of(self.topology, asked, inventory)
 
     def _failure(self, error: HypervisorError) -> str:
         """What to read after a launch that failed, with a copy of the XML and logs that outlives the bed."""
@@ -262,7 +262,7 @@ def region_orders(picture: Picture) -> list[RegionOrder]:
     ]
 
 
-def _stores(topology: Topology, host: Host, inventory: Inventory) -> dict[str, str]:
+def stores_of(topology: Topology, host: Host, inventory: Inventory) -> dict[str, str]:
     """Every region and every NUMA node without CPUs, by name, as the runtime maps it."""
     stores = {node.name: str(StoreSpec.numa(number)) for number, node in enumerate(host.numa_nodes, start=1)}
     alike: Counter[tuple[int, ...]] = Counter()

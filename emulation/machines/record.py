@@ -61,6 +61,7 @@ class BedRecord:
     memory_folder: str
     hosts: tuple[HostRecord, ...]
     ready_s: float | None = None
+    plugged: dict[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -90,12 +90,17 @@ def _device(device: Device, host: Host, topology: Topology) -> Iterator[str]:
 
 
 def _plugged_later(host: Host, devices: dict[str, Device]) -> Iterator[str]:
-    """Below a bridge or switch, what is made later must lie at a higher address than all before."""
+    """Below a bridge or switch, what is made later must lie at a higher address than all before. Of two that are both made
+    later, whoever plugs them chooses the order."""
     ranks = {window.name: number for number, window in enumerate(host.windows)}
     ports = [(f"bridge '{b.name}'", {*b.devices, *(d for s in b.switches for d in s.devices)}) for b in host.bridges]
     ports += [(f"switch '{s.name}'", set(s.devices)) for b in host.bridges for s in b.switches]
     for later, earlier in ((a, b) for pair in combinations(host.regions, 2) for a, b in (pair, pair[::-1])):
-        if not _is_late(later, devices) or ranks.get(later.window, 0) >= ranks.get(earlier.window, 0):
+        if (
+            _is_late(earlier, devices)
+            or not _is_late(later, devices)
+            or ranks.get(later.window, 0) >= ranks.get(earlier.window, 0)
+        ):
             continue
         shared = next(
             (owner for owner, below in ports if below & {*later.devices} and below & {*earlier.devices}), None
