@@ -12,8 +12,11 @@ _COLOURS = {"ok": "green", "note": "yellow", "fail": "red"}
 
 
 def beds_table(beds: Sequence[BedStatus]) -> Table:
-    """One line per host."""
-    table = Table("bed", "topology", "accelerator", "emulator", "host", "state", "SSH on loopback", "ready after")
+    """One line per host; beds: not empty."""
+    table = Table()
+    table.add_column("bed", min_width=max(len(bed.name) for bed in beds))  # whole: other verbs want it
+    for column in ("topology", "accelerator", "emulator", "host", "state", "SSH on loopback", "ready after"):
+        table.add_column(column, overflow="fold")
     for bed in beds:
         ready = "not yet" if bed.ready_s is None else f"{bed.ready_s} s"
         for host in bed.hosts:

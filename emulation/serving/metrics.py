@@ -34,13 +34,16 @@ class TimeSpent:
 
 
 class Distribution(NamedTuple):
-    """Mean and percentiles of latencies, in ms."""
+    """Mean and percentiles of latencies, in ms; None where there was none to measure."""
 
-    mean: float
-    median: float
-    p90: float
-    p95: float
-    p99: float
+    mean: float | None
+    median: float | None
+    p90: float | None
+    p95: float | None
+    p99: float | None
+
+
+NOTHING = Distribution(None, None, None, None, None)
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,8 @@ class Recorder:
 
     def _gaps(self) -> Distribution:
         num_gaps = self.num_output_tokens - self.completed
+        if not num_gaps:
+            return NOTHING
         decoding_ns = sum(self.e2e_ns) - sum(self.ttft_ns)
         percentiles = (self.gaps.percentile(percent) / NS_PER_MS for percent in PERCENTILES)
         return Distribution(_rate(decoding_ns, num_gaps) / NS_PER_MS, *percentiles)
@@ -211,6 +216,6 @@ def _rate(amount: float, time: float) -> float:
 
 def _distribution(values_ns: NDArray[np.float64]) -> Distribution:
     if not values_ns.size:
-        return Distribution(0.0, 0.0, 0.0, 0.0, 0.0)
+        return NOTHING
     percentiles = np.percentile(values_ns, PERCENTILES) / NS_PER_MS
     return Distribution(float(values_ns.mean()) / NS_PER_MS, *map(float, percentiles))

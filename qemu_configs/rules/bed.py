@@ -4,10 +4,12 @@ Knows the rules and how a breach is worded (owner, field, value, rule, fix); col
 stands for a number that could not be read (topology.UNREADABLE_IS_ZERO): rules pass it over, that breach being known.
 """
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
+from qemu_configs.render import DISK_SLOT, EXCHANGE_SLOT, FIRST_BRIDGE_SLOT, NET_SLOT, RNG_SLOT
 from qemu_configs.rules.capacity import MIN_DRAM_BYTES, capacity_problems, share_bytes
 from qemu_configs.rules.interleave import region_problems, window_problems
 from qemu_configs.rules.wording import (
@@ -148,6 +150,17 @@ def _qemu_words(host: Host) -> Iterator[str]:
             yield f"qemu: {word} is given by the testbed itself (use the bed file's keys, such as vcpus and memory)"
         elif not word.isprintable() or not word:
             yield f"qemu: {word!r} cannot stand on a command line (write printable text)"
+        yield from _slot(word, host)
+
+
+def _slot(word: str, host: Host) -> Iterator[str]:
+    """Slots of pcie.0 that the testbed's own devices and bridges sit in, and q35's; QEMU reads them as hexadecimal."""
+    taken = {0, DISK_SLOT, RNG_SLOT, NET_SLOT, EXCHANGE_SLOT, 0x1F}
+    taken |= set(range(FIRST_BRIDGE_SLOT, FIRST_BRIDGE_SLOT + len(host.bridges)))
+    match = re.search(r"(?:^|,)addr=(?:0x)?([0-9a-fA-F]+)(?:[.,]|$)", word)
+    if match and ",bus=pcie.0" in word and int(match[1], 16) in taken:
+        free = ", ".join(f"{slot:#x}" for slot in range(1, 0x1F) if slot not in taken)
+        yield f"qemu: {word}: addr={match[1]} is a slot of the testbed's own devices (free: {free})"
 
 
 def _numa(host: Host) -> Iterator[str]:

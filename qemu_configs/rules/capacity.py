@@ -33,13 +33,17 @@ def capacity_problems(host: Host, topology: Topology) -> Iterator[str]:
     yield from _blocks(host, topology)
 
 
-def struct_page_bytes(host: Host, topology: Topology) -> int:
-    """Memory of the guest that the kernel takes to know the pages of its regions."""
+def kernel_bytes(host: Host, topology: Topology) -> int:
+    """Memory of the guest that the kernel takes to know the pages of its regions, and to hold the label areas of persistent
+    ones (drivers/nvdimm/dimm_devs.c)."""
     sizes = {"system-ram": 0, "devdax": 0, "pmem": 0}
     for region in host.regions:
         sizes[region.mode] += _size_bytes(region, topology)
     dax_bytes = sizes["devdax"] + sizes["pmem"]
-    return sizes["system-ram"] // SYSTEM_RAM_PER_STRUCT_PAGE_BYTE + dax_bytes // DAX_PER_STRUCT_PAGE_BYTE
+    labelled = {name for region in host.regions if region.kind == "pmem" for name in region.devices}
+    label_bytes = sum(device.lsa_size_bytes or 0 for device in topology.devices if device.name in labelled)
+    page_bytes = sizes["system-ram"] // SYSTEM_RAM_PER_STRUCT_PAGE_BYTE + dax_bytes // DAX_PER_STRUCT_PAGE_BYTE
+    return page_bytes + label_bytes
 
 
 def share_bytes(region: Region, device: Device) -> int:
@@ -119,13 +123,13 @@ def _is_late(region: Region, devices: dict[str, Device]) -> bool:
 
 def _struct_pages(host: Host, topology: Topology) -> Iterator[str]:
     """Source: a guest of 256 MiB that was given 16 GiB of system RAM: `daxctl` says "File exists", the kernel -ENOMEM."""
-    needed = MIN_DRAM_BYTES + struct_page_bytes(host, topology)
+    needed = MIN_DRAM_BYTES + kernel_bytes(host, topology)
     if host.memory_bytes >= MIN_DRAM_BYTES and host.total_memory_bytes < needed:
         fix = format_size(round_up(needed, 2 * MIB))
         yield (
-            f"memory_bytes={host.memory_bytes} is too little to know the pages of its regions: Linux takes 1/64 of system-ram "
-            f"and 1/256 of other regions of it, {needed - MIN_DRAM_BYTES} bytes beside the {format_size(MIN_DRAM_BYTES)} to "
-            f"boot (at least: {fix})"
+            f"memory_bytes={host.memory_bytes} is too little to know the pages of its regions: Linux takes 1/64 of system-ram, "
+            f"1/256 of other regions and the label areas of persistent ones, {needed - MIN_DRAM_BYTES} bytes beside the "
+            f"{format_size(MIN_DRAM_BYTES)} to boot (at least: {fix})"
         )
 
 

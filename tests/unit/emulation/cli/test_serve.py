@@ -272,3 +272,11 @@ def test_a_benchmark_s_file_stands_beside_each_tier(tmp_path):
     assert [tier["tier"] for tier in document["predictions"]] == ["dram", "cxl"]
     assert document["observed"]["completed"] == 4
     assert "observed lies" in shown
+
+
+def test_one_output_token_has_no_gap_and_no_figure_of_one(tmp_path):
+    out, printed = serve(tmp_path, "--tier cxl --context 100 --concurrency 4 --requests 8 --output 1")
+    (record,) = out["records"]
+    assert [record[f"{which}_{name}_ms"] for which in ("mean", "p99") for name in ("tpot", "itl")] == [None] * 4
+    assert record["mean_ttft_ms"] > 0
+    assert " - " in printed

@@ -201,3 +201,11 @@ def test_hosts_take_a_shared_devices_parts_alike_as_far_as_both_take_any():
         "device 'm': host 'a' interleaves it as region 'r0' and host 'b' otherwise as 'r0'"
         in problems_of(text([half], [rest]))[0]
     )
+
+
+def test_label_areas_of_persistent_regions_are_held_in_the_guests_memory():
+    device = {"persistent_size": "256M", "lsa_size": "256M"}
+    region = {"window": "w", "devices": ["m"], "mode": "pmem"}
+    assert made(bed({"m": device}, ["w"], [region], memory="386M"))
+    assert problems_of(bed({"m": device}, ["w"], [region], memory="384M"))[0].endswith("(at least: 386M)")
+    assert not made(bed({"m": device}, ["w"], [], memory="128M"))
