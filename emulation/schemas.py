@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from emulation.conformance.result import RunResult
+from emulation.faults.soak import SoakReport
 from emulation.latency.records import (
     BareDocument,
     EntryDocument,
@@ -47,11 +48,17 @@ def numa_schema() -> Schema:
     return _written(SurveyDocument | PlacementDocument)
 
 
+def soak_schema() -> Schema:
+    """Of what `cxlbed soak` writes."""
+    return _written(SoakReport)
+
+
 SCHEMAS: dict[str, Callable[[], Schema]] = {
     "run": run_schema,
     "latency": latency_schema,
     "serve": serving_schema,
     "numa": numa_schema,
+    "soak": soak_schema,
     "bed": bedfile.json_schema,
     "profile": profile_file.json_schema,
     "model": hardware_files.model_schema,

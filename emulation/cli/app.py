@@ -81,6 +81,7 @@ VERBS = {
         "beds", "unplug", "Take a device out of a bed that is up: its guests end the regions over it first."
     ),
     "down": Verb("beds", "down", "End a bed, or all of them, and remove all that they left."),
+    "soak": Verb("soak", "soak", "Hosts in one pool for long, under random faults; every byte is held to the truth."),
     "numa": Verb("numa", "numa", "Bind a pool to a remote NUMA node, prove it, measure it, compare with a profile."),
     "image": Verb("image", "image", "The guest image and the emulator: build, list, check, prune."),
 }

@@ -12,7 +12,7 @@ from emulation.schemas import SCHEMAS
 
 def schema(
     of: Annotated[
-        str, typer.Argument(metavar="[OF]", help="bed, profile, model, gpu, rdma, run, latency, serve or numa.")
+        str, typer.Argument(metavar="[OF]", help="bed, profile, model, gpu, rdma, run, latency, serve, numa or soak.")
     ] = "bed",
 ) -> None:
     """Print a JSON Schema: of bed files, profiles and hardware, for editors, or of what a verb writes with --json."""

@@ -83,7 +83,7 @@ def test_the_tree_of_errors_is_drawn_as_it_is():
     assert drawn == {error: status for root in _error_roots() for error, status in _tree(root)}
 
 
-@pytest.mark.parametrize("verb", ["run", "latency", "serve", "numa"])
+@pytest.mark.parametrize("verb", ["run", "latency", "serve", "numa", "soak"])
 def test_every_field_of_a_record_is_explained(verb):
     section = PAGES["docs/results.md"].partition(f"## `cxlbed {verb}`\n")[2].partition("\n## ")[0]
     named = set(re.findall(r"\w+", section))
