@@ -7,7 +7,7 @@ from rich.table import Table
 
 from emulation.report.plots import Axes, Series, band, draw_lines, draw_stacks
 from emulation.report.tables import Cell, make_table
-from emulation.report.wording import significant
+from emulation.report.wording import significant, span_of
 from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.spec import ENGINES, PLACEMENTS
 from emulation.timing.interval import Interval
@@ -33,7 +33,27 @@ SETTING_NAMES = {
 def records_table(records: Sequence[ServingRecord]) -> Table:
     """One line per record."""
     caption = f"load: of the busiest link, over the whole run\n{setting_words(records)}"
-    return make_table("serving, modelled", COLUMNS, map(_row, records), caption=caption)
+    if not any(record.slo_ttft_ms or record.slo_tbt_ms for record in records):
+        return make_table("serving, modelled", COLUMNS, map(_row, records), caption=caption)
+    rows = ((*_row(record), record.goodput, _slo_words(record)) for record in records)
+    return make_table(
+        "serving, modelled", (*COLUMNS, "goodput/s", "known"), rows, caption=f"{caption}\n{_slo(records)}"
+    )
+
+
+def _slo_words(record: ServingRecord) -> str:
+    interval = record.intervals.get("goodput")
+    return span_of(interval.low, interval.high) if interval else "-"
+
+
+def _slo(records: Sequence[ServingRecord]) -> str:
+    """What goodput counts."""
+    bounds = (
+        (records[0].slo_ttft_ms, "ms to the first token"),
+        (records[0].slo_tbt_ms, "ms per later token, on average"),
+    )
+    words = " and ".join(f"{significant(bound)} {unit}" for bound, unit in bounds if bound)
+    return f"goodput: requests per second that take at most {words}"
 
 
 def setting_words(records: Sequence[ScenarioRecord]) -> str:

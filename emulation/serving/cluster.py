@@ -19,8 +19,10 @@ from emulation.serving.metrics import Recorder
 from emulation.serving.overload import Overload, find_overload
 from emulation.serving.prefixes import PrefixStore
 from emulation.serving.routes import ClusterRoutes
+from emulation.serving.slo import GoodCounter
 from emulation.serving.spec import ClusterSpec
-from emulation.serving.workload import Request, Workload
+from emulation.serving.workload import NS_PER_S, Request, Workload
+from emulation.timing.interval import Interval
 from emulation.timing.links.flows import Links
 
 PROGRESS_EVERY = 4096
@@ -43,6 +45,11 @@ class Outcome:
             return None
         return find_overload(self.recorder.arrived_ns, self.recorder.ttft_ns, self.spec.num_gpus)
 
+    def goodput(self) -> Interval | None:
+        """Requests per second that meet the SLO, with the errors of the fit; None without one."""
+        good = self.recorder.good
+        return good.rate(self.recorder.finished_ns / NS_PER_S) if good else None
+
     def bytes_by_link(self) -> dict[str, int]:
         """Bytes that each link carried; links that carried none are left out."""
         links = self.links
@@ -58,12 +65,18 @@ class Outcome:
         }
 
 
-def simulate(spec: ClusterSpec, workload: Workload, on_progress: Callable[[int], None] | None = None) -> Outcome:
-    """Serve every request of `workload`; same arguments, same outcome. `on_progress` hears how many are done.
+def simulate(
+    spec: ClusterSpec,
+    workload: Workload,
+    on_progress: Callable[[int], None] | None = None,
+    good: GoodCounter | None = None,
+) -> Outcome:
+    """Serve every request of `workload`; same arguments, same outcome. `on_progress` hears how many are done; `good` counts those
+    that meet its SLO.
     Raises InputError where a request is too large for the tier."""
     if not spec.running_limit(workload.longest_len):
         raise InputError(why_not(spec, workload.longest_len))
-    return _Run(spec, workload, on_progress).run()
+    return _Run(spec, workload, on_progress, good).run()
 
 
 def why_not(spec: ClusterSpec, num_tokens: int) -> str:
@@ -88,11 +101,17 @@ def waits(spread: float) -> list[float]:
 class _Run:
     """The state of one simulation."""
 
-    def __init__(self, spec: ClusterSpec, workload: Workload, on_progress: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        spec: ClusterSpec,
+        workload: Workload,
+        on_progress: Callable[[int], None] | None,
+        good: GoodCounter | None,
+    ) -> None:
         self._spec, self._workload, self._on_progress = spec, workload, on_progress
         self._agenda = Agenda()
         self._routes = ClusterRoutes(spec)
-        self._recorder = Recorder(spec.model.top_k, spec.costs.step_spread)
+        self._recorder = Recorder(spec.model.top_k, spec.costs.step_spread, good)
         self._requests: Iterator[Request] = workload.requests()
         self._costs = CostModel(spec, self._routes)
         next_wait = cycle(waits(spec.costs.wait_spread)).__next__

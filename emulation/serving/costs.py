@@ -45,6 +45,8 @@ class CostModel:
         costs = spec.costs
         self._page_ns = costs.index_page_ns + routes.page_ns() if routes.fetch_path else 0.0
         self._base_ns = costs.step_base_ns + (costs.sparse_step_ns if routes.fetch_path else 0.0)
+        self._coherence = spec.coherence_costs
+        self._request_ns = costs.step_request_ns + self._coherence.publish_token_ns
         self.of_request = lru_cache(maxsize=1 << 16)(self._of_request)
 
     def compute_ns(self, fullest_gpu_ns: float, longest_tokens: float) -> float:
@@ -53,8 +55,7 @@ class CostModel:
 
     def gpu_work_ns(self, num_requests: int, context_tokens: float) -> float:
         """The part of a decode step's compute that grows with what runs on a GPU."""
-        costs = self.spec.costs
-        return costs.step_request_ns * num_requests + costs.step_context_token_ns * context_tokens
+        return self._request_ns * num_requests + self.spec.costs.step_context_token_ns * context_tokens
 
     def prefill_speed(self, num_prefilling: int) -> float:
         """How much faster than with all GPUs at it `num_prefilling` of them prefill: idle ranks share the experts' work."""
@@ -79,7 +80,7 @@ class CostModel:
             context_tokens=prompt_len + output_len / 2,
             entries=self._missed_entries(prompt_len, output_len - 1) if sparse and output_len > 1 else 0.0,
             hbm_bytes=spec.request_hbm_bytes(prompt_len + output_len),
-            load_ns=self._load_ns(cached_len),
+            load_ns=self._load_ns(cached_len) + new_len * self._coherence.publish_token_ns,
             index_bytes=cached_len * model.index_bytes if sparse else 0,
             prefill_ns=prefill_ns,
             chunks=new_len / spec.chunk_tokens,
@@ -107,9 +108,9 @@ class CostModel:
         return self.spec.miss_law(prompt_len).total_misses(self.spec.hot_buffer, num_steps) / num_steps
 
     def _load_ns(self, cached_len: int) -> float:
-        """Admission, and the cached tokens' indexer keys, layer by layer and page by page."""
+        """Admission, and the cached tokens' indexer keys, layer by layer and page by page, read fresh."""
         pages = cached_len / INDEX_PAGE_TOKENS * self.spec.model.num_layers
-        return self.spec.costs.admission_ns + pages * self._page_ns
+        return self.spec.costs.admission_ns + pages * self._page_ns + cached_len * self._coherence.fresh_token_ns
 
     def _hand_over_ns(self, prompt_len: int) -> float:
         model = self.spec.model

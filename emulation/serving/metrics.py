@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from emulation.serving.slo import GoodCounter
 from emulation.serving.workload import NS_PER_S, Request
 
 NS_PER_MS = 1e6
@@ -136,8 +137,9 @@ class Meter:
 class Recorder:
     """Collects what finishes. All times in ns."""
 
-    def __init__(self, top_k: int, step_spread: float = 0.0) -> None:
+    def __init__(self, top_k: int, step_spread: float = 0.0, good: GoodCounter | None = None) -> None:
         self._top_k = top_k
+        self.good = good  # counts what meets an SLO, if there is one
         self.arrived_ns = array("d")
         self.ttft_ns = array("d")
         self.tpot_ns = array("d")
@@ -163,8 +165,11 @@ class Recorder:
         self.arrived_ns.append(arrived_ns)
         self.ttft_ns.append(first_token_ns - arrived_ns)
         self.e2e_ns.append(now_ns - arrived_ns)
+        tpot_ns = (now_ns - first_token_ns) / steps if steps else 0.0
         if steps:
-            self.tpot_ns.append((now_ns - first_token_ns) / steps)
+            self.tpot_ns.append(tpot_ns)
+        if self.good is not None:
+            self.good.add(first_token_ns - arrived_ns, tpot_ns)
         self.num_input_tokens += request.prompt_len
         self.num_output_tokens += request.output_len
         self.missed_entries += entries * steps

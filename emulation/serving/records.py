@@ -40,6 +40,9 @@ class ScenarioRecord:
     placement: str
     round: int | None  # None: of a trace, whose reuse is recorded
     seed: int | None  # None: nothing was drawn
+    coherence: str | None  # how hosts see one another's KV; None: in no pool, or no time of it is known
+    slo_ttft_ms: float | None
+    slo_tbt_ms: float | None
     outside_fit: tuple[str, ...]  # what of it the model was not fitted to
     fit_range: FitRange = FIT_RANGE
     trace: TraceCounts | None = None  # what the file held, and what was made of it
@@ -61,6 +64,7 @@ class ServingRecord(ScenarioRecord):
     total_output_tokens: int | None = None
     request_throughput: float | None = None
     output_throughput: float | None = None
+    goodput: float | None = None  # requests per second that meet the SLO; None without one
     hit_rate: float | None = None
     mean_ttft_ms: float | None = None
     median_ttft_ms: float | None = None
@@ -96,9 +100,10 @@ class ServingRecord(ScenarioRecord):
         recorder, overload = outcome.recorder, outcome.overload()
         summary = recorder.summary()
         ttft, tpot, e2e, itl = summary.ttft_ms, summary.tpot_ms, summary.e2e_latency_ms, summary.itl_ms
+        goodput = outcome.goodput()
         record = cls(
             **vars(scenario), overload=overload, fits=True, running_limit=running_limit, note=note, duration=summary.duration_s,
-            completed=summary.completed,
+            completed=summary.completed, goodput=goodput.value if goodput else None,
             total_input_tokens=summary.total_input_tokens, total_output_tokens=summary.total_output_tokens,
             request_throughput=summary.request_throughput, output_throughput=summary.output_throughput,
             hit_rate=summary.hit_rate, mean_concurrency=summary.concurrency,

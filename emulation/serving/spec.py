@@ -6,6 +6,7 @@ from functools import cached_property
 from math import ceil
 
 from emulation.errors import InputError
+from emulation.serving.coherence import WAYS, CoherenceCosts, coherence_costs
 from emulation.timing.misses import BufferLaw, MeasuredLaw, MissLaw
 from emulation.timing.profile import Bandwidth, Profile, load_profile
 from emulation.timing.tiers import SERVED, TIERS
@@ -153,6 +154,7 @@ class ClusterSpec:
     overlap: share of the top-k kept from step to step; None: as the footprint of the context length has it.
     measured_misses: misses per layer and step at `hot_buffer`, from a recorded trace, for every context above it; None: by law.
     free_hbm_prefix: prefixes are in HBM without having been put there, the kindest case for 'hbm'.
+    coherence: how hosts see one another's KV in a pool, `coherence.WAYS`.
     engine: how prefill and decode share a server: 'prefill-first' (SGLang's default: while any GPU prefills, none decodes),
     'chunked' (each step carries a chunk of `chunk_tokens` tokens of prefill along), 'separated' (`prefill_gpus` of each server
     prefill, the others decode).
@@ -168,6 +170,7 @@ class ClusterSpec:
     overlap: float | None = None
     measured_misses: float | None = None
     free_hbm_prefix: bool = True
+    coherence: str = WAYS[0]
     engine: str = "prefill-first"
     chunk_tokens: int = 1024  # of each GPU: SGLang divides its 8192 by the ranks of DP attention
     prefill_gpus: int = 2
@@ -191,6 +194,8 @@ class ClusterSpec:
             raise InputError(f"cluster: hot_buffer={self.hot_buffer} is below top_k; give at least {self.model.top_k}")
         if self.overlap is not None and not 0 < self.overlap < 1:
             raise InputError(f"cluster: overlap={self.overlap} must lie between 0 and 1")
+        if self.coherence not in WAYS:
+            raise InputError(f"cluster: coherence={self.coherence!r} is unknown; take one of {', '.join(WAYS)}")
         self._check_engine()
 
     def _check_engine(self) -> None:
@@ -226,6 +231,13 @@ class ClusterSpec:
     def prefetch_profile(self) -> Profile | None:
         """What whole prefixes cross; None where nothing is prefetched."""
         return self._nic_share() if self.policy.prefetch_profile else None
+
+    @property
+    def coherence_costs(self) -> CoherenceCosts:
+        """What publishing and fresh reading cost per token; nothing where KV is in no pool, or the profile says nothing of it."""
+        profile = self.fetch_profile if self.policy.home == "pool" else None
+        token_bytes, index_bytes = self.model.token_bytes, self.model.index_bytes
+        return coherence_costs(profile, self.coherence, token_bytes + index_bytes, index_bytes)
 
     @property
     def nic_gbit(self) -> float | None:

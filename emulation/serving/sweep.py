@@ -7,13 +7,16 @@ from itertools import product
 
 from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
+from emulation.serving.coherence import CoherenceCosts
 from emulation.serving.fit_range import outside_fit
 from emulation.serving.intervals import Residuals, Variant, intervals_of, variants
 from emulation.serving.notes import note_of
 from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.replay import TraceReplay
+from emulation.serving.slo import NO_SLO, GoodCounter, Slo, widened
 from emulation.serving.spec import ENGINES, PLACEMENTS, ClusterSpec
 from emulation.serving.workload import PAPER_PREFIXES, ClosedLoop, OpenLoop, Workload
+from emulation.timing.interval import Interval
 from emulation.timing.profile import Profile
 from emulation.timing.tiers import can_stand_for
 from sac_runtime.rows.layout import SAC_BUFFER_SLOTS
@@ -52,6 +55,7 @@ class Arrivals:
     burstiness: float = 1.0
     trace: TraceReplay | None = None
     seed: int = 0
+    slo: Slo = NO_SLO
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Scenario:
     output_tokens: int | None
     round_number: int | None
     seed: int | None
+    slo: Slo = NO_SLO
 
     def record(self) -> ScenarioRecord:
         """What is run, for its record."""
@@ -89,6 +94,9 @@ class Scenario:
             placement=spec.placement,
             round=self.round_number,
             seed=self.seed,
+            coherence=spec.coherence if spec.coherence_costs != CoherenceCosts() else None,
+            slo_ttft_ms=self.slo.ttft_ms,
+            slo_tbt_ms=self.slo.tbt_ms,
             outside_fit=self.outside_fit,
             trace=self.workload.trace.counts if isinstance(self.workload, TraceReplay) else None,
         )
@@ -146,14 +154,25 @@ def run_scenario(
     if not limit:
         note = why_not(spec, workload.longest_len)
         return ServingRecord(**vars(scenario.record()), fits=False, running_limit=0, note=note), None
-    outcome = simulate(spec, workload, on_progress)
+    outcome = simulate(spec, workload, on_progress, _good(scenario, residuals))
     note = note_of(workload, scenario.round_number, limit, outcome, bool(scenario.outside_fit))
     record = ServingRecord.served(scenario.record(), limit, note, outcome)
-    return (record if residuals is None else _with_intervals(record, scenario, residuals, most_variants)), outcome
+    if residuals is not None:
+        record = _with_intervals(record, scenario, residuals, most_variants, outcome.goodput())
+    return record, outcome
+
+
+def _good(scenario: Scenario, residuals: Residuals | None) -> GoodCounter | None:
+    """What counts the requests that meet the scenario's SLO; None without one."""
+    if not scenario.slo:
+        return None
+    known = residuals or Residuals()
+    errors = (known.of(scenario.spec.tier, name) for name in ("mean_ttft_ms", "mean_tpot_ms"))
+    return GoodCounter(scenario.slo, *errors)
 
 
 def _with_intervals(
-    record: ServingRecord, scenario: Scenario, residuals: Residuals, most_variants: int
+    record: ServingRecord, scenario: Scenario, residuals: Residuals, most_variants: int, good: Interval | None
 ) -> ServingRecord:
     others = variants(scenario.spec)
     few = scenario.workload.num_prompts <= most_variants
@@ -162,12 +181,14 @@ def _with_intervals(
     covered += [other.what for other in others] if few else []
     left_out = [f"left out, for {record.requests} requests: {other.what}" for other in others] if not few else []
     intervals = intervals_of(vars(record), ran, record.tier, residuals)
+    if good is not None and record.goodput is not None:
+        intervals["goodput"] = widened(good, [other["goodput"] for other in ran], intervals["request_throughput"])
     return replace(record, intervals=intervals, interval_from=covered + left_out)
 
 
 def _figures(scenario: Scenario, other: Variant) -> dict[str, float | None]:
     """The figures of the same workload on another cluster."""
-    outcome = simulate(other.spec, scenario.workload)
+    outcome = simulate(other.spec, scenario.workload, good=_good(scenario, None))
     return vars(ServingRecord.served(scenario.record(), 0, "", outcome))
 
 
@@ -175,12 +196,12 @@ def _with_workloads(spec: ClusterSpec, axes: SweepAxes, arrivals: Arrivals) -> I
     if arrivals.trace is not None:
         replay = arrivals.trace
         seed = arrivals.seed if replay.request_rate is not None else None
-        yield Scenario(spec, replay, None, None, None, seed)
+        yield Scenario(spec, replay, None, None, None, seed, arrivals.slo)
         return
     concurrencies = axes.concurrencies if arrivals.request_rate is None else (0,)
     for context, output, concurrency, number in product(axes.contexts, axes.outputs, concurrencies, axes.rounds):
         workload = _workload(arrivals, context, output, concurrency, number)
-        yield Scenario(spec, workload, context, output, number, arrivals.seed)
+        yield Scenario(spec, workload, context, output, number, arrivals.seed, arrivals.slo)
 
 
 def _workload(arrivals: Arrivals, context: int, output: int, concurrency: int, round_number: int) -> Workload:
