@@ -9,7 +9,7 @@ from emulation.errors import InputError
 from emulation.serving.cluster import Outcome, simulate, why_not
 from emulation.serving.coherence import CoherenceCosts
 from emulation.serving.fit_range import outside_fit
-from emulation.serving.intervals import Residuals, Variant, intervals_of, variants
+from emulation.serving.intervals import Residuals, Variant, hit_rate_interval, intervals_of, variants
 from emulation.serving.notes import note_of
 from emulation.serving.records import ScenarioRecord, ServingRecord
 from emulation.serving.replay import TraceReplay
@@ -174,13 +174,16 @@ def _good(scenario: Scenario, residuals: Residuals | None) -> GoodCounter | None
 def _with_intervals(
     record: ServingRecord, scenario: Scenario, residuals: Residuals, most_variants: int, good: Interval | None
 ) -> ServingRecord:
-    others = variants(scenario.spec)
+    alike = variants(scenario.spec)
     few = scenario.workload.num_prompts <= most_variants
-    ran = [_figures(scenario, other) for other in others] if few else []
+    ran = [_figures(scenario, other) for other in alike] if few else []
     covered = [f"errors of the fit at {residuals.num_points(record.tier)} readings"] if residuals.by_kind else []
-    covered += [other.what for other in others] if few else []
-    left_out = [f"left out, for {record.requests} requests: {other.what}" for other in others] if not few else []
+    covered += [other.what for other in alike] if few else []
+    left_out = [f"left out, for {record.requests} requests: {other.what}" for other in alike] if not few else []
     intervals = intervals_of(vars(record), ran, record.tier, residuals)
+    if residuals.by_kind and record.hit_rate is not None:
+        others = [rate for other in ran if (rate := other["hit_rate"]) is not None]
+        intervals["hit_rate"] = hit_rate_interval(record.hit_rate, scenario.spec, others)
     if good is not None and record.goodput is not None:
         intervals["goodput"] = widened(good, [other["goodput"] for other in ran], intervals["request_throughput"])
     return replace(record, intervals=intervals, interval_from=covered + left_out)
