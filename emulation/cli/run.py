@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from emulation.calibration.fetch import entry_residuals
-from emulation.cli.options import AcceleratorOption, EmulatorOption, MemoryOption, UriOption
+from emulation.cli.options import AcceleratorOption, EmulatorOption, MemoryOption, UriOption, whole_numbers
 from emulation.cli.output import JsonOption, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
@@ -41,8 +41,11 @@ ReportOption = Annotated[
 
 def run(
     file: FileOrName = "shared-pool",
-    context: Annotated[int, typer.Option(help="Tokens of each context.")] = 16384,
-    layers: Annotated[int, typer.Option(help=f"Layers; DeepSeek-V3.2 has {DEEPSEEK_LAYERS}.")] = 4,
+    context: Annotated[str, typer.Option(metavar="TOKENS", help="Tokens of each context; 128K is 131072.")] = "16K",
+    contexts: Annotated[
+        int | None, typer.Option(min=1, help="Contexts; without it, one per memory of the bed.")
+    ] = None,
+    layers: Annotated[int, typer.Option(help="Layers; DeepSeek-V3.2 has as many as this.")] = DEEPSEEK_LAYERS,
     heads: Annotated[int, typer.Option(help="Attention heads; DeepSeek-V3.2 has 128.")] = 8,
     top_k: Annotated[int, typer.Option(help="Entries that attention takes part in.")] = DEEPSEEK_TOP_K,
     rows: Annotated[str, typer.Option(help="Row format: fp8 (656 B, padded to 704) or bf16 (1152 B).")] = "fp8",
@@ -63,7 +66,7 @@ def run(
     json: JsonOption = None,
 ) -> None:
     """Boot a bed, write KV through one host, fetch the top-k through another, verify every byte. Ends with 1 on a mismatch."""
-    shape = JobShape(context, layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
+    shape = JobShape(_tokens(context), layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
     bit_flip = _flip(flip)
     job.require_usable(shape, bit_flip)  # before anything boots
     with ExitStack() as ending:
@@ -72,11 +75,14 @@ def run(
             bed = beds.find(bed_name)
         else:
             topology = bedfile.load(file, this_machine())
+            if file in bedfile.stock_names():
+                topology = job.grown_for(topology, shape)
             job.require_fits(topology, shape)
+            job.require_room(topology, shape, contexts, memory_folder)
             name = f"run-{topology.name[:16]}-{os.getpid()}-{secrets.token_hex(2)}"
             options = Options(uri, accelerator, memory_folder, emulator)
             bed = ending.enter_context(beds.booted(topology, name, options, say))
-        results = job.run(bed, shape, bit_flip, say, runtime)
+        results = job.run(bed, shape, bit_flip, say, runtime, contexts)
         ending.callback(show, json, *bytes_report(results))  # whatever comes after: the verdict has been reached
     paths = relative.replay_paths(bed, results)
     replays = relative.replay_fetches(paths, shape, results, entry_residuals())
@@ -87,6 +93,11 @@ def run(
         typer.echo(f"report: {write_report(report, bed, results, replays, setting)}", err=True)
     if any(result.mismatches for result in results):
         raise typer.Exit(1)
+
+
+def _tokens(text: str) -> int:
+    (tokens,) = whole_numbers("run", "context", text) if "," not in text else (0,)
+    return tokens
 
 
 def _flip(text: str | None) -> BitFlip | None:

@@ -3,9 +3,11 @@
 What the guests take for it is no figure: QEMU's wall clock says nothing about CXL.
 """
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 from types import MappingProxyType
 
@@ -21,19 +23,25 @@ from emulation.say import Say
 from guest.agent.answer import Answer
 from guest.agent.runtime import REFERENCE
 from guest.agent.sac import geometry_of
+from qemu_configs.growth import grown
 from qemu_configs.topology import MIB, Host, Topology
 
 SYSTEM_BYTES, AGENT_BYTES = 256 * MIB, 128 * MIB  # of a guest, and of one agent beside its hot buffers
 Connect = Callable[[str], AbstractContextManager[Agent]]
 
 
-def run(bed: Bed, shape: JobShape, flip: BitFlip | None, say: Say, runtime: str = REFERENCE) -> list[Result]:
+def run(
+    bed: Bed, shape: JobShape, flip: BitFlip | None, say: Say, runtime: str = REFERENCE, contexts: int | None = None
+) -> list[Result]:
     """Write one context into each memory of the bed, fetch from it, compare. flip: spoil the first context in between;
-    runtime: the one under test, by name, as `guest.agent.runtime` finds it on the hosts.
+    runtime: the one under test, by name, as `guest.agent.runtime` finds it on the hosts; contexts: how many of the memories
+    to use, all where it is None.
     Raises InputError, GuestError, MachineError; a mismatch is no error but in the results."""
     require_usable(shape, flip)
     require_fits(bed.topology, shape)
-    exchanges = [Exchange(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed))]
+    exchanges = [
+        Exchange(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed)[:contexts])
+    ]
     at_once = {host.name: _num_readers(host, shape) for host in bed.topology.hosts}
     answers = exchange_all(exchanges, partial(agent_on, bed), runtime, say, at_once)
     say("comparing with the truth")
@@ -68,6 +76,27 @@ def require_fits(topology: Topology, shape: JobShape) -> None:
                 f" {shape.num_layers} layers of {shape.context_tokens} tokens takes {needed >> 20} MiB, the reader's half"
                 " included; take fewer layers or tokens, or a bed with larger devices"
             )
+
+
+def grown_for(topology: Topology, shape: JobShape) -> Topology:
+    """`topology` with devices large enough for one context in each memory that takes part. Raises as `places_of`."""
+    needed = geometry_of(task_of(shape, "")).size_bytes
+    return grown(
+        topology, {name: -(-needed // len(place.devices)) for place in places_of(topology) for name in place.devices}
+    )
+
+
+def require_room(topology: Topology, shape: JobShape, contexts: int | None, memory_folder: Path) -> None:
+    """Raise InputError where the memory folder has no room for what the job writes: the writer's half of each pool. Devices
+    that grew are sparse, and a full folder would end QEMU with SIGBUS."""
+    used = places_of(topology)[:contexts]
+    written = len(used) * geometry_of(task_of(shape, "")).size_bytes // 2
+    free = shutil.disk_usage(memory_folder).free if memory_folder.is_dir() else written
+    if free < written:
+        raise InputError(
+            f"job: {len(used)} contexts of {shape.num_layers} layers of {shape.context_tokens} tokens write {written >> 20} MiB,"
+            f" memory folder {memory_folder} has {free >> 20} free; take fewer contexts, or another --memory-folder"
+        )
 
 
 def _num_readers(host: Host, shape: JobShape) -> int:

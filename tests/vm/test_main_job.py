@@ -7,6 +7,7 @@ import pytest
 from emulation.conformance import run as job
 from emulation.conformance.exchange import BitFlip
 from emulation.conformance.truth import JobShape
+from qemu_configs.bedfile import find
 from tests.vm.command import SMALL, emulators_of
 
 SHAPE = JobShape(context_tokens=2048, num_layers=3, num_heads=2, top_k=256, num_steps=2, hot_buffer=300)
@@ -66,12 +67,35 @@ def test_nonsense_shapes_are_refused_before_anything_boots(cxlbed, state_folder)
         (["--layers", "0"], "num_layers=0 must be at least 1"),
         (["--flip", "one"], "flip='one' must be LAYER"),
         (["no-such-bed"], "neither a file nor a stock topology"),
-        (
-            ["direct", "--layers", "61", "--context", "65536"],
-            "region 'r0' of bed 'direct' holds 1024 MiB, the pool of 61 layers",
-        ),
     ):
         ended = cxlbed("run", *arguments)
         assert ended.returncode == 2, ended.stderr
         assert said in ended.stderr
         assert "Traceback" not in ended.stderr
+
+
+def test_a_bed_of_the_users_own_does_not_grow(cxlbed, tmp_path):
+    (tmp_path / "mine.yaml").write_text(find("direct").read_text())
+    ended = cxlbed("run", str(tmp_path / "mine.yaml"), "--layers", "61", "--context", "64K")
+    assert ended.returncode == 2, ended.stderr
+    assert "region 'r0' of bed 'direct' holds 1024 MiB, the pool of 61 layers" in ended.stderr
+
+
+def test_the_devices_of_a_stock_bed_grow_with_the_job(cxlbed, tmp_path):
+    shape = [
+        "--context",
+        "128K",
+        "--layers",
+        "7",
+        "--top-k",
+        "256",
+        "--hot-buffer",
+        "300",
+        "--heads",
+        "1",
+        "--steps",
+        "1",
+    ]
+    ended = cxlbed("run", "direct", *shape, "--json", str(tmp_path / "result.json"))
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads((tmp_path / "result.json").read_text())["right"]

@@ -3,7 +3,7 @@
 import pytest
 
 from guest.agent import stores
-from guest.agent.stores import inside_qemu, open_store
+from guest.agent.stores import inside_qemu, is_mmio, open_store
 from sac_runtime.errors import StoreError
 from sac_runtime.memory import mapped
 from sac_runtime.memory.mapping import HUGE_PAGE_BYTES
@@ -36,13 +36,47 @@ def test_a_machine_is_a_guest_of_qemu_if_its_dmi_says_so(vendor):
     assert inside_qemu()
 
 
-def test_a_device_is_copied_narrowly_in_a_guest_of_qemu_alone(vendor, device):
+def test_a_device_of_which_nothing_is_known_is_copied_narrowly_in_a_guest_of_qemu_alone(vendor, device):
     for name, copy in (("Dell Inc.", best_copy()), ("QEMU", Copy.NARROW)):
         vendor.write_text(f"{name}\n")
         with open_store(device, LAYOUT, 10) as store:
             assert store.copy is copy
     with open_store(device, LAYOUT, 10, copy=Copy.BASELINE) as store:
         assert store.copy is Copy.BASELINE, "who asks for a copy gets it"
+
+
+REGION = "ACPI0017:00/root0/decoder0.0/region0"
+
+
+@pytest.mark.parametrize(
+    ("machine", "ways", "mmio"),
+    [
+        ("pc-q35-11.1", "1", False),
+        ("pc-q35-12.0", "1", False),
+        ("pc-q35-11.1", "2", True),
+        ("pc-q35-11.0", "1", True),
+        ("pc-q35-9.2", "1", True),
+        ("Standard PC", "1", True),
+        ("", "1", True),
+        ("pc-q35-11.1", None, True),
+    ],
+)
+def test_a_region_is_mapped_directly_from_qemu_11_1_on_unless_it_is_interleaved(
+    vendor, tmp_path, monkeypatch, machine, ways, mmio
+):
+    vendor.write_text("QEMU\n")
+    (tmp_path / "product_version").write_text(f"{machine}\n")
+    device = tmp_path / REGION / "dax_region0" / "dax1.0"
+    device.mkdir(parents=True)
+    (tmp_path / "dax").mkdir()
+    (tmp_path / "dax" / "dax1.0").symlink_to(device)
+    if ways:
+        (tmp_path / REGION / "interleave_ways").write_text(f"{ways}\n")
+    monkeypatch.setattr(stores, "MACHINE_FILE", tmp_path / "product_version")
+    monkeypatch.setattr(stores, "DAX_DEVICES", tmp_path / "dax")
+    assert is_mmio("/dev/dax1.0") is mmio
+    vendor.write_text("Dell Inc.\n")
+    assert not is_mmio("/dev/dax1.0")
 
 
 def test_other_memory_of_a_guest_is_copied_as_anywhere(vendor, tmp_path):
