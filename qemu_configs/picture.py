@@ -103,11 +103,23 @@ def picture_of(topology: Topology, host: Host) -> Picture:
 
 def notes(topology: Topology, host: Host) -> tuple[str, ...]:
     """What a stock kernel will not do with this host; nothing here is an error of the bed file."""
-    return tuple(
+    devices = topology.devices_of(host)
+    offline = (
         f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
-        for device in topology.devices_of(host)
+        for device in devices
         if device.dc_size_bytes
     )
+    claims = (
+        f"device '{device.name}': claims coherence by hardware (HDM-DB); a program may not rely on it before it has seen it kept"
+        for device in devices
+        if device.back_invalidate
+    )
+    interleaved = (
+        f"region '{region.name}': interleaved over {len(region.devices)} devices, so QEMU emulates each access (tens of MB/s)"
+        for region in host.regions
+        if len(region.devices) > 1
+    )
+    return (*offline, *claims, *interleaved)
 
 
 def _memdev(topology: Topology, attachment: Attachment) -> MemdevPicture:

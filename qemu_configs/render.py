@@ -153,7 +153,9 @@ def _bridge_args(topology: Topology, bridge: Bridge, chassis_slot: Iterator[int]
 
 def _switch_args(topology: Topology, switch: Switch, upstream_bus: str, chassis_slot: Iterator[int]) -> Iterator[str]:
     yield "-device"
-    yield f"cxl-upstream,bus={upstream_bus},id=switch.{switch.name}"
+    # Back-invalidation needs 256-byte flits on every link to the device; root and downstream ports of such QEMUs have them anyway.
+    flits = ",x-256b-flit=on" if any(topology.device(name).back_invalidate for name in switch.devices) else ""
+    yield f"cxl-upstream,bus={upstream_bus},id=switch.{switch.name}{flits}"
     for number, device in enumerate((*switch.devices, *[None] * switch.free_ports)):
         port = downstream_port(switch, number)
         yield from _port(f"cxl-downstream,port={number},bus=switch.{switch.name},id={port}", chassis_slot)

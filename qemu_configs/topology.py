@@ -113,6 +113,9 @@ class Device(Part):
     dc_regions: Count = 1
     shared: Flag = False  # one backing file given to several hosts
     sparse: Flag = False  # larger than what will be written to it: its capacity is not asked of the machine
+    back_invalidate: Flag = (
+        False  # claims coherence by hardware between the hosts that share it (HDM-DB); QEMU from 11.0 on
+    )
     plugged: Flag = True  # false: its port is empty until `cxlbed plug`
     profile: StrictStr | None = None  # a timing profile's name; what it means is known to emulation.timing alone
 

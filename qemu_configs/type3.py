@@ -67,6 +67,8 @@ def type3(device: Device, bus: str) -> Arguments:
         arguments["persistent-memdev"] = f"pmem.{device.name}"
     if device.lsa_size_bytes:
         arguments["lsa"] = f"lsa.{device.name}"
+    if device.back_invalidate:
+        arguments |= {"hdm-db": True, "x-256b-flit": True}
     if device.dc_size_bytes:
         arguments |= {"volatile-dc-memdev": f"dc.{device.name}", "num-dc-regions": device.dc_regions}
     return arguments

@@ -24,6 +24,7 @@ from guest.agent.answer import Answer
 from guest.agent.runtime import REFERENCE
 from guest.agent.sac import geometry_of
 from qemu_configs.growth import grown
+from qemu_configs.rules.capacity import struct_page_bytes
 from qemu_configs.topology import MIB, Host, Topology
 
 SYSTEM_BYTES, AGENT_BYTES = 256 * MIB, 128 * MIB  # of a guest, and of one agent beside its hot buffers
@@ -42,7 +43,7 @@ def run(
     exchanges = [
         Exchange(Context(shape, n), place, None if n else flip) for n, place in enumerate(places(bed)[:contexts])
     ]
-    at_once = {host.name: _num_readers(host, shape) for host in bed.topology.hosts}
+    at_once = {host.name: _num_readers(bed.topology, host, shape) for host in bed.topology.hosts}
     answers = exchange_all(exchanges, partial(agent_on, bed), runtime, say, at_once)
     say("comparing with the truth")
     return [check(exchange, answer) for exchange, answer in zip(exchanges, answers, strict=True)]
@@ -99,10 +100,11 @@ def require_room(topology: Topology, shape: JobShape, contexts: int | None, memo
         )
 
 
-def _num_readers(host: Host, shape: JobShape) -> int:
+def _num_readers(topology: Topology, host: Host, shape: JobShape) -> int:
     """How many contexts a host can decode at a time: one per CPU, as far as their hot buffers fit beside its system."""
     buffers_bytes = shape.num_layers * (shape.hot_buffer + 1) * shape.layout.row_bytes
-    return max(1, min(host.vcpus, (host.memory_bytes - SYSTEM_BYTES) // (buffers_bytes + AGENT_BYTES)))
+    free_bytes = host.memory_bytes - SYSTEM_BYTES - struct_page_bytes(host, topology)
+    return max(1, min(host.vcpus, free_bytes // (buffers_bytes + AGENT_BYTES)))
 
 
 @contextmanager

@@ -17,16 +17,19 @@ from emulation.machines.record import MEMORY_FOLDER_PREFIX, BedFolder, BedRecord
 from emulation.machines.remote import RemoteMachine
 from guest.session import Session
 from qemu_configs import render
+from qemu_configs.topology import Topology
 
 
 @dataclass(frozen=True)
 class HostStatus:
-    """One host for `status` and --json. state: libvirt's, "gone", or "unknown: " and why."""
+    """One host for `status` and --json. state: libvirt's, "gone", or "unknown: " and why; regions: how the guest reaches each,
+    "direct" or, access by access, "mmio"."""
 
     name: str
     state: str
     ssh_port: int
     domain: str
+    regions: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ class Hosts:
             states, lost = {}, f"unknown: {error}"
         record = self.record
         hosts = tuple(
-            HostStatus(host.name, states.get(host.domain, lost), host.ssh_port, host.domain) for host in record.hosts
+            HostStatus(host.name, states.get(host.domain, lost), host.ssh_port, host.domain, self._regions(host.name))
+            for host in record.hosts
         )
         return BedStatus(
             name=record.name,
@@ -111,6 +115,17 @@ class Hosts:
             folder=str(self.folder.path),
             hosts=hosts,
         )
+
+    def _regions(self, host: str) -> dict[str, str]:
+        """How the guest reaches each of its regions; nothing for a bed of another version."""
+        try:
+            topology = Topology.model_validate_json(self.record.topology_json)
+        except ValueError:
+            return {}
+        return {
+            region.name: "direct" if self.record.maps_directly and len(region.devices) == 1 else "mmio"
+            for region in topology.host(host).regions
+        }
 
     def logs(self) -> dict[str, str]:
         """Each host's console and QEMU log, those that are there."""

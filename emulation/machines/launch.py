@@ -20,7 +20,7 @@ import guest.agent
 import sac_runtime
 from emulation.errors import InputError, MachineError
 from emulation.machines.backend import Backend
-from emulation.machines.emulator.choice import Emulator
+from emulation.machines.emulator.choice import BACK_INVALIDATE_QEMU, Emulator, dotted
 from emulation.machines.hosts import Hosts
 from emulation.machines.hypervisor import EMBEDDED, HypervisorError, PortTakenError
 from emulation.machines.kvm import choose
@@ -94,6 +94,7 @@ class Launch:
         run_as = _run_as(options.uri, remote)
         image = backend.image(progress)
         emulator = backend.emulator(options.emulator, remote is None and not options.uri.endswith("/system"), progress)
+        _require_features(topology, emulator)
         accelerator = choose(options.accelerator, image, emulator.path, remote is None).accelerator
         record = _first_record(folder.path.name, topology, options, image, emulator, accelerator)
         return cls(
@@ -293,9 +294,20 @@ def _first_record(
         image_hash=image.hash,
         emulator=str(emulator.path),
         emulator_choice=str(emulator),
+        maps_directly=emulator.maps_directly,
         memory_folder=str(options.memory_folder / f"{MEMORY_FOLDER_PREFIX}{name}-{secrets.token_hex(4)}"),
         hosts=hosts,
     )
+
+
+def _require_features(topology: Topology, emulator: Emulator) -> None:
+    """Raise InputError for a device that asks for more than the emulator has."""
+    for device in topology.devices:
+        if device.back_invalidate and emulator.version < BACK_INVALIDATE_QEMU:
+            raise InputError(
+                f"device '{device.name}': back_invalidate=true needs QEMU {dotted(BACK_INVALIDATE_QEMU)} or newer; this bed runs"
+                f" with {emulator}; give --emulator bundled"
+            )
 
 
 def _require_room(memory_folder: Path, topology: Topology) -> None:

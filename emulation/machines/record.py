@@ -48,7 +48,8 @@ class HostRecord:
 @dataclass(frozen=True)
 class BedRecord:
     """One bed: what is needed to find all that belongs to it. `ready_s` is None until every host is ready; emulator: the
-    path of its QEMU; emulator_choice: which one that is, and why it was taken."""
+    path of its QEMU; emulator_choice: which one that is, and why it was taken; maps_directly: whether it maps regions
+    that are not interleaved."""
 
     name: str
     topology_json: str
@@ -58,6 +59,7 @@ class BedRecord:
     image_hash: str
     emulator: str
     emulator_choice: str
+    maps_directly: bool
     memory_folder: str
     hosts: tuple[HostRecord, ...]
     ready_s: float | None = None

@@ -15,12 +15,13 @@ def beds_table(beds: Sequence[BedStatus]) -> Table:
     """One line per host; beds: not empty."""
     table = Table()
     table.add_column("bed", min_width=max(len(bed.name) for bed in beds))  # whole: other verbs want it
-    for column in ("topology", "accelerator", "emulator", "host", "state", "SSH on loopback", "ready after"):
+    for column in ("topology", "accelerator", "emulator", "host", "state", "regions", "SSH on loopback", "ready after"):
         table.add_column(column, overflow="fold")
     for bed in beds:
         ready = "not yet" if bed.ready_s is None else f"{bed.ready_s} s"
         for host in bed.hosts:
-            where = (host.name, host.state, str(host.ssh_port))
+            regions = ", ".join(f"{name} {kind}" for name, kind in host.regions.items())
+            where = (host.name, host.state, regions, str(host.ssh_port))
             table.add_row(bed.name, bed.topology, bed.accelerator, bed.emulator, *where, ready)
     return table
 

@@ -17,6 +17,7 @@ from guest.errors import ImageError
 
 VARIABLE = "CXLBED_EMULATOR"
 OLDEST_QEMU = (9, 0)  # volatile Type-3, HMAT beside it and dynamic capacity
+BACK_INVALIDATE_QEMU = (11, 0)  # cxl-type3 has hdm-db
 DIRECT_MAP_QEMU = (11, 1)  # from here on memory that is not interleaved runs at the speed of RAM
 
 Kind = Literal["bundled", "system", "path"]

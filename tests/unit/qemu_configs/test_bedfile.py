@@ -85,7 +85,16 @@ def test_the_json_schema_knows_every_key_and_refuses_others():
     schema = json_schema()
     device = schema["$defs"]["Device"]
     sizes = {"size", "persistent_size", "lsa_size", "dc_size", "dc_regions"}
-    assert set(device["properties"]) == {"name", "serial", "profile", "shared", "sparse", "plugged", *sizes}
+    assert set(device["properties"]) == {
+        "name",
+        "serial",
+        "profile",
+        "shared",
+        "sparse",
+        "plugged",
+        "back_invalidate",
+        *sizes,
+    }
     assert device["additionalProperties"] is False
     assert schema["$defs"]["Window"]["properties"]["size"]["anyOf"][1]["pattern"].startswith("^([0-9]+)")
     json.dumps(schema)

@@ -38,6 +38,7 @@ def record(name, **changes):
         image_hash="0",
         emulator="/no/qemu",
         emulator_choice="QEMU 11.1",
+        maps_directly=True,
         memory_folder="/no/such",
         hosts=hosts,
         **{**fields, **changes},
