@@ -24,7 +24,7 @@ from guest.agent.answer import Answer
 from guest.agent.runtime import REFERENCE
 from guest.agent.sac import geometry_of
 from qemu_configs.growth import grown
-from qemu_configs.rules.capacity import struct_page_bytes
+from qemu_configs.rules.capacity import kernel_bytes
 from qemu_configs.topology import MIB, Host, Topology
 
 SYSTEM_BYTES, AGENT_BYTES = 256 * MIB, 128 * MIB  # of a guest, and of one agent beside its hot buffers
@@ -103,7 +103,7 @@ def require_room(topology: Topology, shape: JobShape, contexts: int | None, memo
 def _num_readers(topology: Topology, host: Host, shape: JobShape) -> int:
     """How many contexts a host can decode at a time: one per CPU, as far as their hot buffers fit beside its system."""
     buffers_bytes = shape.num_layers * (shape.hot_buffer + 1) * shape.layout.row_bytes
-    free_bytes = host.memory_bytes - SYSTEM_BYTES - struct_page_bytes(host, topology)
+    free_bytes = host.memory_bytes - SYSTEM_BYTES - kernel_bytes(host, topology)
     return max(1, min(host.vcpus, free_bytes // (buffers_bytes + AGENT_BYTES)))
 
 
