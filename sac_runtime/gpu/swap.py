@@ -8,7 +8,7 @@ of native/swap.cu. `swap_of` takes the second on a GPU.
 import ctypes
 from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 import triton
@@ -23,10 +23,21 @@ from sac_runtime.gpu.registration import RegisteredStore
 from sac_runtime.rows.layout import KvLayout
 
 THREADS = 1024  # of a block of swap.cu
-GATHER_BLOCKS = 16  # measured: scripts/bench/gpu.py
-GATHER_WARPS = 8  # of each of them
-ROWS_IN_FLIGHT = 2  # of a warp
+ROWS_IN_FLIGHT = 2  # of a gathering warp
 MOST_ROWS = 2**32  # of a store, as swap.cu numbers them
+
+
+class Gatherers(NamedTuple):
+    """How many blocks of a launch load rows, by how many warps each, each with how many rows in flight."""
+
+    blocks: int
+    warps: int
+    rows: int = ROWS_IN_FLIGHT
+
+
+FEW_REQUESTS = Gatherers(16, 8)  # both measured: scripts/bench/gpu.py --sweep
+MANY_REQUESTS = Gatherers(4, 32)  # fewer multiprocessors stay within fewer requests' extents at once
+MANY = 32
 
 
 class BatchSwap(Protocol):
@@ -124,7 +135,7 @@ class SwapKernel(Protocol):
 
 
 class CudaSwap:
-    """The whole step in one launch. gather_blocks, gather_warps: how many blocks load, by how many warps each.
+    """The whole step in one launch. gatherers: None for those that suit the size of the batch.
     Raises GeometryError for more of them than leave room for planning blocks, GpuError."""
 
     def __init__(
@@ -133,9 +144,7 @@ class CudaSwap:
         buffers: BatchBuffers,
         pace: Pace = AS_IT_COMES,
         *,
-        gather_blocks: int = GATHER_BLOCKS,
-        gather_warps: int = GATHER_WARPS,
-        rows_in_flight: int = ROWS_IN_FLIGHT,
+        gatherers: Gatherers | None = None,
         threads: int = THREADS,
         kernel: SwapKernel | None = None,
     ) -> None:
@@ -146,22 +155,42 @@ class CudaSwap:
         self.pace = pace
         self._store = store
         self._threads = threads
+        if gatherers is None:
+            gatherers = FEW_REQUESTS if shape.num_requests < MANY else MANY_REQUESTS
         if kernel is None:
-            _require_room(gather_blocks, gather_warps, threads, device)
-            kernel = swap_kernel(shape.top_k, shape.capacity, buffers.layout, rows_in_flight, threads)
+            _require_room(gatherers, threads, device)
+            kernel = swap_kernel(shape.top_k, shape.capacity, buffers.layout, gatherers.rows, threads)
         self._kernel = kernel
-        self._blocks = shape.num_requests + gather_blocks
+        self._blocks = shape.num_requests + gatherers.blocks
         self._misses = torch.zeros((shape.num_requests, shape.top_k), dtype=torch.int64, device=device)
         self._ready = torch.zeros(shape.num_requests, dtype=torch.int32, device=device)
-        self._epochs = torch.zeros(gather_blocks * gather_warps, dtype=torch.int32, device=device)
-        self._arguments = [self._argument(layer, gather_warps) for layer in range(shape.num_layers)]
+        self._epochs = torch.zeros(gatherers.blocks * gatherers.warps, dtype=torch.int32, device=device)
+        self._arguments = [self._argument(layer, gatherers.warps) for layer in range(shape.num_layers)]
 
     def fetch(
         self, layer: int, topk: torch.Tensor, num_topk: torch.Tensor, lengths: torch.Tensor, first_row: int
     ) -> BatchPlan:
         """As BatchSwap.fetch."""
+        return self._step(layer, topk, num_topk, lengths, first_row, plans_only=False)
+
+    def plan(
+        self, layer: int, topk: torch.Tensor, num_topk: torch.Tensor, lengths: torch.Tensor, first_row: int
+    ) -> BatchPlan:
+        """fetch() without the loads, for measuring: slots then hold other rows than the plan says."""
+        return self._step(layer, topk, num_topk, lengths, first_row, plans_only=True)
+
+    def _step(
+        self,
+        layer: int,
+        topk: torch.Tensor,
+        num_topk: torch.Tensor,
+        lengths: torch.Tensor,
+        first_row: int,
+        plans_only: bool,
+    ) -> BatchPlan:
         require_step(self.buffers.shape, topk, num_topk, lengths)
         argument = self._arguments[layer]
+        argument.plans_only = plans_only
         argument.topk, argument.num_topk, argument.lengths = topk.data_ptr(), num_topk.data_ptr(), lengths.data_ptr()
         argument.pool, argument.first_row = self._store.rows_address, first_row
         argument.first_ns, argument.row_ps = self.pace
@@ -204,6 +233,7 @@ class SwapArgument(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("num_misses", "status", "misses", "ready", "epochs")),
         ("num_requests", ctypes.c_int32),
         ("gather_warps", ctypes.c_int32),
+        ("plans_only", ctypes.c_int32),
         ("first_ns", ctypes.c_int64),
         ("row_ps", ctypes.c_int64),
     )
@@ -229,8 +259,9 @@ def require_step(shape: BatchShape, topk: torch.Tensor, num_topk: torch.Tensor, 
             )
 
 
-def _require_room(blocks: int, warps: int, threads: int, device: torch.device) -> None:
+def _require_room(gatherers: Gatherers, threads: int, device: torch.device) -> None:
     """Gathering blocks wait for planning ones, so they alone must never fill the device."""
+    blocks, warps, _ = gatherers
     most_blocks = torch.cuda.get_device_properties(device).multi_processor_count // 2
     if not 1 <= blocks <= most_blocks or not 1 <= warps <= threads // 32:
         raise GeometryError(

@@ -10,7 +10,7 @@ import torch
 from sac_runtime.gpu.buffers import BatchBuffers
 from sac_runtime.gpu.compiler import FOLDER
 from sac_runtime.gpu.registration import RegisteredStore
-from sac_runtime.gpu.swap import CudaSwap, SwapArgument, TritonSwap, swap_defines
+from sac_runtime.gpu.swap import CudaSwap, Gatherers, SwapArgument, TritonSwap, swap_defines
 
 CPU = torch.device("cpu")
 SHIM_FOLDER = Path(__file__).parent
@@ -49,4 +49,4 @@ def cuda_swap(store: RegisteredStore, buffers: BatchBuffers):
         return CudaSwap(store, buffers)
     shape = buffers.shape
     kernel = cpu_kernel(shape.top_k, shape.capacity, buffers.layout)
-    return CudaSwap(store, buffers, kernel=kernel, gather_blocks=2, gather_warps=1, threads=1)
+    return CudaSwap(store, buffers, kernel=kernel, gatherers=Gatherers(2, 1), threads=1)

@@ -52,7 +52,7 @@ __device__ static void gather(const Swap *s, int block, int num_blocks)
     int num_warps = num_blocks * s->gather_warps, warp = warp_in_block * num_blocks + block;
     uint32_t epoch = s->epochs[warp] + 1;
     int64_t start_ns = 0, moved = 0;
-    for (int first = 0; first < s->num_requests; first += WARP) {
+    for (int first = 0; first < s->num_requests && !s->plans_only; first += WARP) {
         Group group = wait_for_group(s, first, epoch);
         if (!start_ns && s->first_ns)
             start_ns = now_ns();

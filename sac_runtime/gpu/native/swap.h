@@ -47,6 +47,7 @@ struct Swap {
     Miss *misses;
     uint32_t *ready, *epochs;
     int32_t num_requests, gather_warps; /* warps that gather in each gathering block */
+    int32_t plans_only;                 /* 1: nothing is loaded, for measuring */
     /* Pacing: the i-th row of a launch ends no sooner than first_ns + i * row_ps / 1000 after its gather began; 0: as it comes. */
     int64_t first_ns, row_ps;
 };
