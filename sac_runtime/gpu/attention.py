@@ -61,6 +61,7 @@ class SlotAttention:
             self._kind,
             FP8_TILE,
             self._dot,
+            self._buffers.device.type == "cuda",
             self._splits,
             BLOCK_HEADS,
             BLOCK_ENTRIES,

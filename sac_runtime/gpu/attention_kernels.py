@@ -6,8 +6,10 @@ import triton.language as tl
 
 
 @triton.jit
-def e4m3_values(codes):
-    """fp32 values of e4m3 bits, exactly: as fp16 bits their exponent is 8 too small."""
+def e4m3_values(codes, NATIVE: tl.constexpr):
+    """fp32 values of e4m3 bits. Where the device has no such type: as fp16 bits their exponent is 8 too small."""
+    if NATIVE:
+        return codes.to(tl.float8e4nv, bitcast=True).to(tl.float32)
     bits = codes.to(tl.int16)
     magnitude = ((bits & 0x7F) << 7).to(tl.float16, bitcast=True).to(tl.float32) * 256.0
     magnitude = tl.where((bits & 0x7F) == 0x7F, float("nan"), magnitude)
@@ -21,13 +23,23 @@ def bf16_values(bits):
 
 
 @triton.jit
-def unpacked(rows, seen, LATENT: tl.constexpr, ROPE: tl.constexpr, KIND: tl.constexpr, TILE: tl.constexpr):
+def unpacked(
+    rows,
+    seen,
+    LATENT: tl.constexpr,
+    ROPE: tl.constexpr,
+    KIND: tl.constexpr,
+    TILE: tl.constexpr,
+    NATIVE: tl.constexpr,
+    N: tl.constexpr,
+):
     """Latents (N, LATENT) and RoPE keys (N, ROPE) of rows at addresses `rows`, fp32; zeros where not `seen`."""
     d, r, mask = tl.arange(0, LATENT)[None, :], tl.arange(0, ROPE)[None, :], seen[:, None]
     if KIND == 1:
-        latent = e4m3_values(tl.load(rows[:, None] + d, mask=mask, other=0))
-        scales = (rows + LATENT).to(tl.pointer_type(tl.float32))
-        latent = latent * tl.load(scales[:, None] + d // TILE, mask=mask, other=0.0)
+        latent = e4m3_values(tl.load(rows[:, None] + d, mask=mask, other=0), NATIVE)
+        scales = (rows + LATENT).to(tl.pointer_type(tl.float32))[:, None] + tl.arange(0, LATENT // TILE)[None, :]
+        tiles = tl.reshape(latent, (N, LATENT // TILE, TILE)) * tl.load(scales, mask=mask, other=0.0)[:, :, None]
+        latent = tl.reshape(tiles, (N, LATENT))
         rope_at = (rows + LATENT + 4 * (LATENT // TILE)).to(tl.pointer_type(tl.int16))
         return latent, bf16_values(tl.load(rope_at[:, None] + r, mask=mask, other=0))
     if KIND == 0:
@@ -57,6 +69,7 @@ def attend_kernel(
     KIND: tl.constexpr,
     TILE: tl.constexpr,
     DOT: tl.constexpr,
+    NATIVE: tl.constexpr,
     SPLITS: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -80,7 +93,7 @@ def attend_kernel(
         entries = split * PART + within
         slot = tl.load(slots + request * TOP_K + entries, mask=(within < PART) & (entries < TOP_K), other=-1)
         rows = buffer + (request.to(tl.int64) * NUM_SLOTS + slot) * ROW_BYTES
-        latent, rope = unpacked(rows, slot >= 0, LATENT, ROPE, KIND, TILE)
+        latent, rope = unpacked(rows, slot >= 0, LATENT, ROPE, KIND, TILE, NATIVE, BLOCK_N)
         latent, rope = latent.to(DOT), rope.to(DOT)
         logits = tl.dot(query, tl.trans(latent), input_precision="ieee")
         logits = (logits + tl.dot(query_rope, tl.trans(rope), input_precision="ieee")) * scale

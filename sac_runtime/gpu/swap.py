@@ -36,7 +36,7 @@ class Gatherers(NamedTuple):
 
 
 FEW_REQUESTS = Gatherers(16, 8)  # both measured: scripts/bench/gpu.py --sweep
-MANY_REQUESTS = Gatherers(4, 32)  # fewer multiprocessors stay within fewer requests' extents at once
+MANY_REQUESTS = Gatherers(8, 16, 1)  # fewer multiprocessors stay within fewer requests' extents at once
 MANY = 32
 
 

@@ -1,11 +1,11 @@
 """Fetches on a GPU from a registered pool: swap-in of a batch, gathers, full copies, a decode loop, other tiers' times by pacing.
 
-    python scripts/bench/gpu.py --json gpu.json --plot gpu.svg  # about four minutes; 64 GiB of host memory
+    python scripts/bench/gpu.py --json gpu.json --plot gpu.svg  # four minutes; 64 GiB of host memory
     python scripts/bench/gpu.py --lines entries.json  # of `cxlbed latency --entries ... --json`
     python scripts/bench/gpu.py --sweep  # which blocks and warps gather best
 
-Times are CUDA events around graphs, medians; every row brought is compared with the pool's contents. What the pools are and why their
-size decides is in docs/gpu.md; what the peer's kernel took, in gpu_peer.py. Ends with 3 without a GPU, with 1 where a bound is missed.
+Times are CUDA events around graphs, medians; every row brought is compared with the pool's contents. What the pools are and why
+their size decides is in docs/gpu.md; what the peer's kernel took, in gpu_peer.py. Ends with 3 without a GPU, with 1 where a bound is missed.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -41,7 +42,16 @@ A_CASES = {
 }
 B_CASES = {1: (128, 410), 8: (128, 410), 64: (2, 128, 256, 410)}
 TRITON_CASES = ((1, 0), (1, 128), (64, 0), (64, 128), (64, 410))
-SWEEP = [Gatherers(*each) for each in ((16, 8), (8, 16), (8, 16, 1), (4, 32), (4, 32, 1), (32, 8, 1), (16, 16, 2))]
+SWEEP = [
+    Gatherers(*each) for each in ((16, 8), (8, 16), (8, 16, 1), (4, 32), (4, 32, 1), (32, 8, 1), (16, 16), (64, 8))
+]
+GATHERS = 12
+OF_COPY = {
+    (2048, 1152, "1 GB"): 0.80,
+    (2048, 1152, "58 GB"): 0.70,
+    (2048, 656, "1 GB"): 0.65,
+    (16384, 1152, "1 GB"): 0.88,
+}
 CONTEXTS = (1 << 15, 1 << 16, 1 << 17)
 COPY_BYTES = 1 << 30
 PACED_ROUNDS = 31
@@ -127,32 +137,26 @@ def time_planning(run: Run, pool: BenchPool) -> None:
 
 
 def time_gathers(run: Run, store: RegisteredStore, region_rows: int, where: str, gbps: float) -> None:
-    """Plain gathers of 2048 and 16384 random rows in Triton, other rows in each replay."""
+    """Plain gathers of 2048 and 16384 random rows in Triton, twelve in a graph; the same rows in each replay, then others."""
     row_bytes = store.layout.row_bytes
     for count in (2048, 16384):
-        rows = torch.zeros(count, dtype=torch.int64, device=DEVICE)
+        rows = torch.randint(0, region_rows, (GATHERS, count), device=DEVICE)
         out = torch.empty((count, row_bytes), dtype=torch.uint8, device=DEVICE)
-        graph = graph_of(lambda rows=rows, out=out: [gather_rows(store, rows, out) for _ in range(1)])
-        us = replay_us(
-            graph, lambda rows=rows: rows.copy_(torch.randint(0, region_rows, rows.shape, device=DEVICE)), 31
-        )
-        assert torch.equal(out, expected_rows(store.layout, rows)), "a gather brought other rows"
-        share = count * row_bytes / us / 1e3 / gbps
-        run.note(f"gather {count} x {row_bytes} B, {where}: us", round(us, 1))
-        least = {
-            (2048, 1152, "1 GB"): 0.80,
-            (2048, 1152, "58 GB"): 0.70,
-            (2048, 656, "1 GB"): 0.65,
-            (16384, 1152, "1 GB"): 0.88,
-        }
-        if (count, row_bytes, where) in least:
-            run.bound(
-                Bound(
-                    f"gather {count} x {row_bytes} B, {where}: link over it",
-                    1 / share,
-                    1 / least[count, row_bytes, where],
-                )
-            )
+
+        def gathers(rows: torch.Tensor = rows, out: torch.Tensor = out) -> None:
+            for each in rows:
+                gather_rows(store, each, out)
+
+        def redraw(rows: torch.Tensor = rows) -> None:
+            rows.copy_(torch.randint(0, region_rows, rows.shape, device=DEVICE))
+
+        graph = graph_of(gathers)
+        same_us, fresh_us = replay_us(graph) / GATHERS, replay_us(graph, redraw) / GATHERS
+        assert torch.equal(out, expected_rows(store.layout, rows[-1])), "a gather brought other rows"
+        name, link_us = f"gather {count} x {row_bytes} B, {where}", count * row_bytes / gbps / 1e3
+        run.note(f"{name}: us, same rows and others", (round(same_us, 1), round(fresh_us, 1)))
+        if (count, row_bytes, where) in OF_COPY:
+            run.bound(Bound(f"{name}, same rows: of the link", same_us / link_us, 1 / OF_COPY[count, row_bytes, where]))
 
 
 def time_others(run: Run, store: RegisteredStore) -> None:
@@ -244,19 +248,18 @@ def time_lines(run: Run, path: Path) -> None:
 
 
 def sweep(run: Run) -> None:
-    for name, layers, layer_bytes, extents in (
-        ("A", A_LAYERS, A_LAYER_BYTES, False),
-        ("B", B_LAYERS, B_LAYER_BYTES, True),
-    ):
-        with registered_pool(LAYOUTS[1152], layers, layer_bytes) as store:
+    pools = (("A", A_LAYERS, A_LAYER_BYTES, False), ("B", B_LAYERS, B_LAYER_BYTES, True))
+    for row_bytes, (name, layers, layer_bytes, extents) in product((1152, 656), pools):
+        with registered_pool(LAYOUTS[row_bytes], layers, layer_bytes) as store:
             pool = BenchPool(store, layers, store.num_rows // layers, extents)
-            for batch, misses in ((1, 410), (1, 2048), (8, 128), (64, 2), (64, 64), (64, 128), (64, 410)):
+            for batch, misses in ((1, 2048), (8, 410), (64, 64), (64, 128), (64, 410)):
                 asked = BenchBatch(pool, batch, misses, fresh=extents)
-                for gatherers in SWEEP * 2:
-                    us = swap_us(asked, CudaSwap(store, asked.buffers, gatherers=gatherers))
-                    key = f"{name} {batch} x {misses} by {'x'.join(map(str, gatherers))}"
-                    run.figures.setdefault(key, []).append(round(us, 1))  # type: ignore[attr-defined]
-                print({key: run.figures[key] for key in list(run.figures)[-len(SWEEP) :]}, flush=True)
+                us = {
+                    each: [swap_us(asked, CudaSwap(store, asked.buffers, gatherers=each)) for _ in range(2)]
+                    for each in SWEEP
+                }
+                words = {"x".join(map(str, each)): [round(once, 1) for once in twice] for each, twice in us.items()}
+                run.note(f"{name}, {row_bytes} B, {batch} x {misses}", words)
                 del asked
                 torch.cuda.empty_cache()
 

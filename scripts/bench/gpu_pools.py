@@ -4,9 +4,11 @@ Every 8-byte word of a pool is a hash of its own offset, so that any row brought
 names them: A of at most 1 GB per layer, 64-token pages anywhere in it; B of at least 48 GB and 9 GB per layer, with one extent per
 sequence and layer, or the same pages scattered over it."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -53,10 +55,15 @@ class BenchPool:
 
 
 @contextmanager
-def registered_pool(layout: KvLayout, num_layers: int, layer_bytes: int) -> Iterator[RegisteredStore]:
-    """Anonymous huge pages, registered and filled."""
+def registered_pool(
+    layout: KvLayout, num_layers: int, layer_bytes: int, huge_pages: bool = False
+) -> Iterator[RegisteredStore]:
+    """A file in /dev/shm, which ends with its mapping, registered and filled."""
     layer_rows = layer_bytes // layout.stride_bytes // CONTEXT_TOKENS * CONTEXT_TOKENS
-    with MappedStore.anonymous(layout, num_layers * layer_rows) as mapped, RegisteredStore(mapped, DEVICE) as store:
+    path = Path(f"/dev/shm/cxlbed-bench-{os.getpid()}")
+    mapped = MappedStore.shared(path, layout=layout, num_rows=num_layers * layer_rows, huge_pages=huge_pages)
+    path.unlink()
+    with mapped, RegisteredStore(mapped, DEVICE) as store:
         for first in range(0, mapped.num_rows, FILL_ROWS):
             rows = torch.arange(first, min(first + FILL_ROWS, mapped.num_rows), device=DEVICE)
             scatter_rows(store, rows, expected_rows(layout, rows))
