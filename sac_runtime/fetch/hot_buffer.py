@@ -40,6 +40,13 @@ class Counters:
         self.misses += misses
         self.compulsory += plan.compulsory
 
+    def add(self, other: "Counters") -> None:
+        """Count what was counted elsewhere."""
+        self.steps += other.steps
+        self.hits += other.hits
+        self.misses += other.misses
+        self.compulsory += other.compulsory
+
     def fetched_bytes(self, layout: KvLayout) -> int:
         """Payload of all misses."""
         return self.misses * layout.row_bytes

@@ -8,7 +8,7 @@ import weakref
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,14 +41,44 @@ class ModelParts:
     projections: list[tuple[FloatArray, FloatArray]]
 
 
+class DecodeBatch(Protocol):
+    """Decode steps of a batch elsewhere than on the CPU: sac_runtime.models.device.DeviceBatch, which states the contracts."""
+
+    def begin_step(self) -> None: ...
+    def decode(
+        self,
+        layer: int,
+        newest: tuple[torch.Tensor, torch.Tensor],
+        query: torch.Tensor,
+        attention_mask: torch.Tensor,
+        scale: float,
+        indices: torch.Tensor,
+    ) -> torch.Tensor: ...
+    def write_back(self) -> None: ...
+    def counters(self, layer: int) -> Counters: ...
+
+
+class Decoder(Protocol):
+    """Makes the DecodeBatch of a cache whose batch begins to decode."""
+
+    def begin(self, cache: "PooledCache") -> DecodeBatch: ...
+
+
 class PooledCache(Cache):
     """The cache of one batch: where transformers keeps keys and values, this one has sequences in a pool.
 
     Column c of the batch holds token c - pad of a request, pad being its padding columns, all on the left. counters: one
-    a layer, counted up as steps go by. A forward is begin_forward(), the model's own code, end_forward()."""
+    a layer, counted up as steps go by. decoder: decodes in place of
+    the CPU. A forward is begin_forward(), the model's own code, end_forward()."""
 
     def __init__(
-        self, pool: Pool, model: ModelParts, config: FetchConfig, num_requests: int, counters: list[Counters]
+        self,
+        pool: Pool,
+        model: ModelParts,
+        config: FetchConfig,
+        num_requests: int,
+        counters: list[Counters],
+        decoder: Decoder | None = None,
     ) -> None:
         self._layers = [_PooledLayer(self, layer) for layer in range(config.num_layers)]
         super().__init__(layers=list(self._layers))
@@ -61,6 +91,8 @@ class PooledCache(Cache):
         self.requests: list[RequestKv] = []
         self.chosen: list[list[TokenSet]] = []
         self._counters = counters
+        self._decoder = decoder
+        self._decode_batch: DecodeBatch | None = None
         resources = ExitStack()
         self._lease = resources.enter_context(pool.lease())
         self.sequences = [PoolSequence(pool, self._lease, model.root) for _ in self.pads]
@@ -72,7 +104,19 @@ class PooledCache(Cache):
 
     def close(self) -> None:
         """Give back the blocks that nobody else can find, and end the lease. Raises FencedError. Twice does nothing."""
+        self._end_decode_batch()
         self._finalizer()
+
+    def _end_decode_batch(self) -> None:
+        """Take its counts over; the next step begins another, which knows of what was written meanwhile."""
+        if self._decode_batch is not None:
+            for layer, counters in enumerate(self._counters):
+                counters.add(self._decode_batch.counters(layer))
+            self._decode_batch = None
+
+    @property
+    def decodes_elsewhere(self) -> bool:
+        return self._decoder is not None
 
     def begin_forward(self, input_ids: torch.Tensor, pads: list[int], reuse_prefix: bool) -> int:
         """Take in the tokens of the next columns, (B, S). pads: padding columns of each request so far. Returns how many
@@ -93,14 +137,15 @@ class PooledCache(Cache):
             self._begin_step()
         else:
             _close_all(self.requests)  # prefill writes rows that they would not know of
+            self._end_decode_batch()
         return skipped
 
     def end_forward(self) -> None:
         """End the step and publish the blocks that have become full. Raises FencedError if this host lost what it read
         meanwhile."""
         if self.decoding:
-            for request in self.requests:
-                request.write_back()
+            for written in self.requests if self._decode_batch is None else (self._decode_batch,):
+                written.write_back()
         for number, sequence in enumerate(self.sequences):
             sequence.publish_full(partial(self._index_keys, number))
         self._lease.check()
@@ -112,6 +157,9 @@ class PooledCache(Cache):
 
         query: (B, H, 1, nope + R); attention_mask: (B, 1, 1, T), 0 where a column may be seen; indices: (B, 1, k) columns,
         of which those that may not be seen are dropped. Returns (B, 1, H, v)."""
+        if self._decode_batch is not None:
+            newest = self._layers[layer].newest
+            return self._decode_batch.decode(layer, newest, query, attention_mask, scale, indices)
         w_uk, w_uv = self.model.projections[layer]
         rows, heads = self._layers[layer].newest_rows, _as_numpy(query[:, :, 0])
         queries = [_absorbed(*each, w_uk) for each in zip(rows, heads, strict=True)]
@@ -150,6 +198,10 @@ class PooledCache(Cache):
         return skipped
 
     def _begin_step(self) -> None:
+        if self._decoder is not None:
+            self._decode_batch = self._decode_batch or self._decoder.begin(self)
+            self._decode_batch.begin_step()
+            return
         if not self.requests:
             capacity = min(self.model.max_tokens, self.pool.geometry.num_blocks * self.pool.geometry.block_tokens)
             self.requests += [
@@ -173,6 +225,7 @@ class _PooledLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     def __init__(self, cache: PooledCache, layer: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.newest_rows: list[ByteArray] = []
+        self.newest: tuple[torch.Tensor, torch.Tensor] = torch.empty(0), torch.empty(0)
         self._cache = weakref.proxy(cache)
         self._layer = layer
         self._num_columns = 0
@@ -199,11 +252,6 @@ class _PooledLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
 
         Prefill writes them to the pool and returns those of all columns; decode keeps them for its step and returns
         them alone, since it attends over slots."""
-        layout = self._cache.pool.geometry.layout
-        rows = [
-            pack_rows(layout, _as_numpy(latent[0]), _as_numpy(rope[0]))
-            for latent, rope in zip(key_states, value_states, strict=True)
-        ]
         first_column = self._num_columns
         self._num_columns += key_states.shape[2]
         if self._num_columns != self._cache.num_columns:
@@ -211,6 +259,14 @@ class _PooledLayer(CacheLayerMixin):  # type: ignore[no-untyped-call]
                 f"pooled cache: layer {self._layer} is given {self._num_columns} columns, the cache holds "
                 f"{self._cache.num_columns}; call the pooled model itself, inside pooled(), and begin anew after a failed step"
             )
+        if self._cache.decoding and self._cache.decodes_elsewhere:
+            self.newest = key_states, value_states
+            return self.newest
+        layout = self._cache.pool.geometry.layout
+        rows = [
+            pack_rows(layout, _as_numpy(latent[0]), _as_numpy(rope[0]))
+            for latent, rope in zip(key_states, value_states, strict=True)
+        ]
         if self._cache.decoding:
             self.newest_rows = [row[0] for row in rows]
             return key_states, value_states

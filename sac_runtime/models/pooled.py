@@ -37,7 +37,7 @@ from sac_runtime.fetch.hot_buffer import Counters
 from sac_runtime.fetch.request import FetchConfig
 from sac_runtime.fetch.residency import Residency
 from sac_runtime.models import cache as hf_cache
-from sac_runtime.models.cache import ModelParts, PooledCache
+from sac_runtime.models.cache import Decoder, ModelParts, PooledCache
 from sac_runtime.pool.pool import Pool
 from sac_runtime.rows.layout import FloatArray
 from sac_runtime.traces.format import TraceHeader, TraceWriter
@@ -77,17 +77,21 @@ def pooled(
     capacity: int | None = None,
     residency: Residency = Residency.SPARSE,
     trace_path: Path | str | None = None,
+    decoder: Decoder | None = None,
 ) -> Iterator["PooledModel"]:
     """Keep the KV of `model` in `pool` while the body runs, for inference; afterwards the model is as before.
 
     capacity: slots of a hot buffer, by default twice the model's top-k; residency: see sac_runtime.fetch.request; trace_path:
-    record there the top-k of each decode step of the first generate(). Prompts may differ in length, padded on the
+    record there the top-k of each decode step of the first generate(). decoder: decodes in place of the CPU, see
+    sac_runtime.models.device. Prompts may differ in length, padded on the
     left as generate() wants them; beam search and assisted decoding are refused.
     Raises GeometryError for a model that is no MODEL_TYPES or does not fit the pool, PoolFullError, FencedError."""
     _require_fit(model, pool)
+    if decoder is not None and trace_path is not None:
+        raise GeometryError("pooled model: trace_path needs choices on the CPU; record without a decoder")
     previous_attention = model.config._attn_implementation
     capacity = 2 * model.config.index_topk if capacity is None else capacity
-    session = PooledModel(model, pool, capacity, residency, trace_path)
+    session = PooledModel(model, pool, capacity, residency, trace_path, decoder)
     with ExitStack() as resources:
         resources.push(lambda kind, error, trace: session.close(complete=kind is None))
         resources.callback(model.set_attn_implementation, previous_attention)
@@ -109,6 +113,7 @@ class PooledModel:
         capacity: int,
         residency: Residency,
         trace_path: Path | str | None,
+        decoder: Decoder | None,
     ) -> None:
         config = model.config
         self.pool = pool
@@ -128,6 +133,7 @@ class PooledModel:
         self._cache_name = cache_name(model)
         self._caches = weakref.WeakSet[PooledCache]()
         self._trace_path = trace_path
+        self._decoder = decoder
         self._trace: TraceWriter | None = None
         self._traced_cache: weakref.ref[PooledCache] | None = None
 
@@ -187,7 +193,7 @@ class PooledModel:
             raise GeometryError(
                 f"pooled model: {self._cache_name} holds tokens from outside this pooled(); begin with the prompt"
             )
-        cache = PooledCache(self.pool, self._parts, self.config, len(kwargs["input_ids"]), self.counters)
+        cache = PooledCache(self.pool, self._parts, self.config, len(kwargs["input_ids"]), self.counters, self._decoder)
         self._caches.add(cache)
         return cache
 

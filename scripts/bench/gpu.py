@@ -5,7 +5,8 @@
     python scripts/bench/gpu.py --sweep  # which blocks and warps gather best
 
 Times are CUDA events around graphs, medians; every row brought is compared with the pool's contents. What the pools are and why
-their size decides is in docs/gpu.md; what the peer's kernel took, in gpu_peer.py. Ends with 3 without a GPU, with 1 where a bound is missed.
+their size decides is in docs/gpu.md; what the peer's kernel took, in gpu_peer.py. Ends with 3 without a GPU,
+with 1 where a bound is missed.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from arms import Bound
 from gpu_decode import decode_figures, host_rows, timed_ms
 from gpu_peer import PEER, PEER_US, swap_bounds
-from gpu_pools import DEVICE, LAYOUTS, BenchBatch, BenchPool, expected_rows, registered_pool
+from gpu_pools import CONTEXT_TOKENS, DEVICE, LAYOUTS, BenchBatch, BenchPool, expected_rows, registered_pool
 from gpu_swap import graph_of, replay_us, swap_us
 
 from sac_runtime.errors import GpuError
@@ -32,7 +33,7 @@ from sac_runtime.gpu.registration import RegisteredStore
 from sac_runtime.gpu.rows import gather_rows
 from sac_runtime.gpu.swap import CudaSwap, Gatherers, TritonSwap
 
-A_LAYERS, A_LAYER_BYTES = 12, 1 << 30
+A_LAYERS, A_LAYER_ROWS = 12, 868_032  # 1.0 GB of 1152 B rows, 0.57 GB of 656 B
 B_LAYERS, B_LAYER_BYTES = 6, 9664 << 20
 A_CASES = {
     1: (0, 2, 128, 256, 410, 2048),
@@ -74,6 +75,11 @@ class Run:
         for each in bounds:
             verdict = "held" if each.held else "MISSED"
             print(f"    {each.name:<42} {each.value:8.3f} at most {each.at_most:g}: {verdict}", flush=True)
+
+
+def b_layer_rows(row_bytes: int) -> int:
+    """Whole contexts of at least 9 GB per layer."""
+    return -(-B_LAYER_BYTES // row_bytes // CONTEXT_TOKENS) * CONTEXT_TOKENS
 
 
 def card() -> dict[str, str]:
@@ -178,7 +184,7 @@ def time_others(run: Run, store: RegisteredStore) -> None:
 
 
 def time_pool_a(run: Run, row_bytes: int) -> None:
-    with registered_pool(LAYOUTS[row_bytes], A_LAYERS, A_LAYER_BYTES) as store:
+    with registered_pool(LAYOUTS[row_bytes], A_LAYERS, A_LAYER_ROWS) as store:
         pool = BenchPool(store, A_LAYERS, store.num_rows // A_LAYERS, extents=False)
         gbps = link_gbps(store)
         run.note(f"large copy, {row_bytes} B rows' pool A: GB/s", round(gbps, 2))
@@ -194,7 +200,7 @@ def time_pool_a(run: Run, row_bytes: int) -> None:
 
 
 def time_pool_b(run: Run, row_bytes: int) -> None:
-    with registered_pool(LAYOUTS[row_bytes], B_LAYERS, B_LAYER_BYTES) as store:
+    with registered_pool(LAYOUTS[row_bytes], B_LAYERS, b_layer_rows(row_bytes)) as store:
         layer_rows = store.num_rows // B_LAYERS
         gbps = link_gbps(store)
         run.note(f"large copy, {row_bytes} B rows' pool B: GB/s", round(gbps, 2))
@@ -228,7 +234,7 @@ def time_decode(run: Run, store: RegisteredStore, context: int) -> None:
 
 def time_lines(run: Run, path: Path) -> None:
     """Paced gathers beside the modelled lines of a file, and the error of each."""
-    with registered_pool(LAYOUTS[1152], 1, A_LAYER_BYTES) as store:
+    with registered_pool(LAYOUTS[1152], 1, A_LAYER_ROWS) as store:
         paced = PacedGather(store, 2048)
         run.note("launch beyond the pace: ns", paced.overhead_ns)
         for line in json.loads(path.read_text())["records"]:
@@ -248,9 +254,10 @@ def time_lines(run: Run, path: Path) -> None:
 
 
 def sweep(run: Run) -> None:
-    pools = (("A", A_LAYERS, A_LAYER_BYTES, False), ("B", B_LAYERS, B_LAYER_BYTES, True))
-    for row_bytes, (name, layers, layer_bytes, extents) in product((1152, 656), pools):
-        with registered_pool(LAYOUTS[row_bytes], layers, layer_bytes) as store:
+    for row_bytes, name in product((1152, 656), "AB"):
+        layers, extents = (A_LAYERS, False) if name == "A" else (B_LAYERS, True)
+        layer_rows = A_LAYER_ROWS if name == "A" else b_layer_rows(row_bytes)
+        with registered_pool(LAYOUTS[row_bytes], layers, layer_rows) as store:
             pool = BenchPool(store, layers, store.num_rows // layers, extents)
             for batch, misses in ((1, 2048), (8, 410), (64, 64), (64, 128), (64, 410)):
                 asked = BenchBatch(pool, batch, misses, fresh=extents)

@@ -56,10 +56,9 @@ class BenchPool:
 
 @contextmanager
 def registered_pool(
-    layout: KvLayout, num_layers: int, layer_bytes: int, huge_pages: bool = False
+    layout: KvLayout, num_layers: int, layer_rows: int, huge_pages: bool = False
 ) -> Iterator[RegisteredStore]:
     """A file in /dev/shm, which ends with its mapping, registered and filled."""
-    layer_rows = layer_bytes // layout.stride_bytes // CONTEXT_TOKENS * CONTEXT_TOKENS
     path = Path(f"/dev/shm/cxlbed-bench-{os.getpid()}")
     mapped = MappedStore.shared(path, layout=layout, num_rows=num_layers * layer_rows, huge_pages=huge_pages)
     path.unlink()
