@@ -30,13 +30,14 @@ def _quantised(values: torch.Tensor, quantiser: Quantiser) -> tuple[torch.Tensor
 
 
 def _scales(amax: torch.Tensor, quantiser: Quantiser) -> torch.Tensor:
+    largest = torch.full_like(amax, E4M3_MAX)  # divided by a number, a GPU would multiply by its inverse
     if quantiser is Quantiser.FP32_SGLANG:
-        return amax / E4M3_MAX
+        return amax / largest
     deepseek = quantiser is Quantiser.UE8M0_DEEPSEEK
     least = (
-        amax.clamp(min=float(SMALLEST_AMAX)) / E4M3_MAX
+        amax.clamp(min=float(SMALLEST_AMAX)) / largest
         if deepseek
-        else (amax / E4M3_MAX).clamp(min=float(SMALLEST_SCALE))
+        else (amax / largest).clamp(min=float(SMALLEST_SCALE))
     )
     mantissa, exponent = torch.frexp(least)
     power = torch.ldexp(torch.ones_like(least), exponent - (mantissa == 0.5).to(exponent.dtype))

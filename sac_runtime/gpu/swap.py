@@ -35,9 +35,12 @@ class Gatherers(NamedTuple):
     rows: int = ROWS_IN_FLIGHT
 
 
-FEW_REQUESTS = Gatherers(16, 8)  # both measured: scripts/bench/gpu.py --sweep
-MANY_REQUESTS = Gatherers(8, 16, 1)  # fewer multiprocessors stay within fewer requests' extents at once
-MANY = 32
+def gatherers_for(num_requests: int, row_bytes: int) -> Gatherers:
+    """Those that suit a batch: about 300 KB in flight; of many requests half of that, by fewer multiprocessors, which stay within
+    fewer requests' extents at once. Measured: scripts/bench/gpu.py --sweep."""
+    if num_requests < 32:
+        return Gatherers(16, 8)
+    return Gatherers(8, 16, 1 if row_bytes >= 1024 else 2)
 
 
 class BatchSwap(Protocol):
@@ -156,7 +159,7 @@ class CudaSwap:
         self._store = store
         self._threads = threads
         if gatherers is None:
-            gatherers = FEW_REQUESTS if shape.num_requests < MANY else MANY_REQUESTS
+            gatherers = gatherers_for(shape.num_requests, buffers.layout.row_bytes)
         if kernel is None:
             _require_room(gatherers, threads, device)
             kernel = swap_kernel(shape.top_k, shape.capacity, buffers.layout, gatherers.rows, threads)
