@@ -47,6 +47,7 @@ from emulation.timing.path import default_path
 from emulation.timing.profile import Profile, load_profile
 from emulation.timing.profile_folders import profile_names
 from emulation.timing.tiers import DEFAULT_PROFILES, PREFIX_PROFILES, dram_beside
+from sac_runtime.errors import GpuError
 from sac_runtime.label import Label
 from sac_runtime.memory.mapped import MappedStore
 from sac_runtime.memory.spec import STORE_NAMES
@@ -61,6 +62,13 @@ class Reader(StrEnum):
 
     CPU = "cpu"  # one core
     GPU = "gpu"  # over PCIe
+
+
+class Device(StrEnum):
+    """What moves the bytes of a store."""
+
+    CPU = "cpu"
+    CUDA = "cuda"  # a GPU of this machine, paced inside its kernel
 
 
 class Rows(StrEnum):
@@ -104,6 +112,10 @@ StoreOption = Annotated[
 BareOption = Annotated[
     Label | None, typer.Option("--bare", help="With --store: time it as it is; numa-measured or hardware.")
 ]
+DeviceOption = Annotated[
+    Device,
+    typer.Option("--device", help="What fetches from that store; cuda: a GPU here, by default from anonymous memory."),
+]
 StoreRowsOption = Annotated[int, typer.Option("--store-rows", help="Rows of that store.")]
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Fetches of each number of entries from that store.")]
 PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw a picture: .png, .svg or .pdf.")]
@@ -122,6 +134,7 @@ def latency(
     hot_buffer: BufferOption = SAC_BUFFER_SLOTS,
     store: StoreOption = None,
     bare: BareOption = None,
+    device: DeviceOption = Device.CPU,
     store_rows: StoreRowsOption = 1 << 17,
     repeats: RepeatsOption = 15,
     list_profiles: ListOption = False,
@@ -141,6 +154,12 @@ def latency(
         _prefixes(_prefix_profiles(profile, tier), context, concurrency, plot, json)
     elif figure != 5:
         raise InputError(f"latency: figure={figure} must be 5 (entries) or 3 (prefixes)")
+    elif device is Device.CUDA:
+        _refuse_store(bare, "times a store by the CPU; leave out --device")
+        profiles = _profiles(profile, tier, reader or Reader.GPU)
+        _injected_by_gpu(
+            profiles, _entry_counts(entries), _Source(store or "anonymous", rows, store_rows, repeats), json
+        )
     elif store is None:
         _refuse_store(bare, "times a store as it is; give --store too")
         _entries(_profiles(profile, tier, reader or Reader.GPU), _entry_counts(entries), rows, plot, json)
@@ -234,6 +253,20 @@ def _injected(profiles: list[Profile], counts: list[int], source: _Source, json:
     with source.open() as store:
         times, error = injected_times(store, profiles, counts, source.repeats)
     setting = setting_of(profiles, f"this machine's gather from {source.spec}, stalled", entries=counts)
+    write_json(json, asdict(InjectedDocument(5, source.spec, setting, times, error)))
+    show(json, injected_table(times, error, source.spec, setting))
+
+
+def _injected_by_gpu(profiles: list[Profile], counts: list[int], source: _Source, json: Path | None) -> None:
+    try:  # the only part of this verb that needs torch and Triton
+        from emulation.latency.device import device_times
+        from sac_runtime.gpu.device import require_gpu
+    except ModuleNotFoundError as missing:
+        raise GpuError(f"gpu: {missing.name} is not installed; pip install 'cxlbed[gpu]'") from missing
+    require_gpu()  # before the store is filled
+    with source.open() as store:
+        times, error = device_times(store, profiles, counts, source.repeats)
+    setting = setting_of(profiles, f"this machine's GPU from {source.spec}, paced in its kernel", entries=counts)
     write_json(json, asdict(InjectedDocument(5, source.spec, setting, times, error)))
     show(json, injected_table(times, error, source.spec, setting))
 
