@@ -48,10 +48,10 @@ SWEEP = [
 ]
 GATHERS = 12
 OF_COPY = {
-    (2048, 1152, "1 GB"): 0.80,
-    (2048, 1152, "58 GB"): 0.70,
-    (2048, 656, "1 GB"): 0.65,
-    (16384, 1152, "1 GB"): 0.88,
+    (2048, 1152, "a layer of pool A"): 0.80,
+    (2048, 1152, "pool B"): 0.70,
+    (2048, 656, "a layer of pool A"): 0.65,
+    (16384, 1152, "a layer of pool A"): 0.88,
 }
 CONTEXTS = (1 << 15, 1 << 16, 1 << 17)
 COPY_BYTES = 1 << 30
@@ -195,7 +195,7 @@ def time_pool_a(run: Run, row_bytes: int) -> None:
             time_swap(run, pool, "A", 64, misses, gbps, fresh=True)
         if row_bytes == 1152:
             time_planning(run, pool)
-        time_gathers(run, store, pool.layer_rows, "1 GB", gbps)
+        time_gathers(run, store, pool.layer_rows, "a layer of pool A", gbps)
         time_others(run, store)
 
 
@@ -209,7 +209,7 @@ def time_pool_b(run: Run, row_bytes: int) -> None:
             for batch, counts in B_CASES.items():
                 for misses in counts if extents else counts[-3:] if batch == 64 else ():
                     time_swap(run, pool, "B", batch, misses, gbps, fresh=True)
-        time_gathers(run, store, store.num_rows, "58 GB", gbps)
+        time_gathers(run, store, store.num_rows, "pool B", gbps)
         for context in CONTEXTS:
             time_decode(run, store, context)
 
