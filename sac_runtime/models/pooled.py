@@ -158,6 +158,7 @@ class PooledModel:
         batch, num_new = kwargs["input_ids"].shape
         pads = _left_padding(kwargs.get("attention_mask"), (batch, cache.num_columns + num_new))
         _require_positions(pads, cache.num_columns, num_new, kwargs.get("position_ids"))
+        _require_room(cache.num_columns + num_new - min(pads), self._parts.max_tokens)
         # A caller that wants the last logits alone, as generate() does, will not miss those of a reused prefix.
         kept = kwargs.get("logits_to_keep")
         last_logits_only = isinstance(kept, int) and kept == 1
@@ -274,6 +275,15 @@ def _require_positions(pads: list[int], num_past: int, num_new: int, position_id
         raise GeometryError(
             "pooled model: position_ids must count each request's tokens from 0, as generate() makes them; "
             "give position_ids = attention_mask.cumsum(-1) - 1"
+        )
+
+
+def _require_room(num_tokens: int, max_tokens: int) -> None:
+    """Raise GeometryError for a sequence that outgrows the model, before anything of it is computed."""
+    if num_tokens > max_tokens:
+        raise GeometryError(
+            f"pooled model: a sequence of {num_tokens} tokens exceeds the model's max_position_embeddings={max_tokens} "
+            "(shorten the prompt, or ask for fewer new tokens)"
         )
 
 

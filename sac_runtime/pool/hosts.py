@@ -98,6 +98,7 @@ class Hosts:
         if not 0 <= patience_s < inf:
             raise GeometryError(f"pool: patience_s={patience_s} must be a number of seconds, 0 or more")
         self.host = host
+        self._pid = os.getpid()  # of the process whose host number it is
         self._patience_ns = int(patience_s * 1e9)
         self._store = store
         self._geometry = geometry
@@ -149,6 +150,7 @@ class Hosts:
     def join(self, previous: Lines) -> Lines:
         """Become the next incarnation of this host. previous: its state in memory. Returns the own state, a scalar STATE."""
         self._state[0] = previous
+        self._pid = os.getpid()
         self._own_area = self._read_own_area()
         marked = int(_whole_marks(self._marks_of(self._own_area), self._mark_salts).max())
         openings = (max(int(previous["incarnation"]), marked) >> 32) + 1
@@ -200,6 +202,11 @@ class Hosts:
         """Raise FencedError if another host has fenced this one off, or another process opened the pool as this host."""
         if self.state["status"] == CLOSED:
             raise FencedError(f"pool host {self.host}: this pool was closed (open it again)")
+        if os.getpid() != self._pid:
+            raise FencedError(
+                f"pool host {self.host}: process {os.getpid()} is a fork of {self._pid}, which opened the pool and holds the host "
+                "number (open the pool in this process, as a host of its own)"
+            )
         area = self._settled_own_area()
         if area.tobytes() == self._own_area.tobytes():
             return

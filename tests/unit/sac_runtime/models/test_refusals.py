@@ -28,6 +28,20 @@ def test_an_input_that_cannot_be_kept_in_blocks_is_refused(deepseek, make_pool, 
         deepseek.model(**{"input_ids": IDS, **call})
 
 
+def test_a_prompt_longer_than_the_model_is_refused_before_it_is_computed(deepseek, make_pool, monkeypatch):
+    monkeypatch.setattr(deepseek.model.config, "max_position_embeddings", 4)
+    computed = []
+    handle = deepseek.model.model.layers[0].register_forward_hook(lambda *_: computed.append(1))
+    with pooled(deepseek.model, make_pool(deepseek)):
+        deepseek.model(IDS)
+        with pytest.raises(
+            GeometryError, match=r"sequence of 5 tokens exceeds the model's max_position_embeddings=4 \("
+        ):
+            deepseek.model(torch.ones(1, 5, dtype=torch.long))
+    handle.remove()
+    assert len(computed) == 1
+
+
 @pytest.mark.parametrize("name", CACHE_NAMES)
 def test_a_cache_begun_outside_is_refused_by_either_name(deepseek, make_pool, name):
     begun = deepseek.model(IDS)[deepseek.cache]

@@ -178,3 +178,25 @@ def test_a_prompt_computed_in_one_process_is_found_in_another(path):
         put(pool, hashes_of(7))
         seen = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True).stdout
     assert seen == contents(hashes_of(7), GEOMETRY)[2].tobytes()
+
+
+def test_a_fork_is_told_that_it_holds_no_host_number_and_the_parent_goes_on(tmp_path):
+    path = tmp_path / "pool"
+    sizes = {"num_rows": GEOMETRY.num_rows, "metadata_bytes": GEOMETRY.metadata_bytes}
+    hashes = chain_hashes(np.arange(12), 4)
+    with MappedStore.shared(path, layout=KvLayout.fp8(), **sizes) as store:
+        pool = create(store, GEOMETRY)
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            said = "published"
+            try:
+                put(pool, hashes)
+            except FencedError as error:
+                said = str(error)
+            finally:
+                os.write(writing, said.encode())
+                os._exit(0)
+        os.waitpid(child, 0)
+        assert f"is a fork of {os.getpid()}, which opened the pool" in os.read(reading, 4096).decode()
+        assert len(put(pool, hashes)) == len(hashes)
