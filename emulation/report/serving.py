@@ -13,7 +13,8 @@ from emulation.serving.spec import ENGINES, PLACEMENTS
 from emulation.timing.interval import Interval
 from emulation.timing.tiers import SERVED
 
-COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
+COLUMNS = ("tier", "context", "conc.", "out", "srv.", "dev.", "buffer", "tokens/s", "known",
+           "TTFT s", "TBT ms", "p99 ITL ms", "hit rate",
            "busiest link", "load", "note")  # fmt: skip
 SETTING_NAMES = {
     "context_tokens": "context",
@@ -32,17 +33,17 @@ SETTING_NAMES = {
 
 def records_table(records: Sequence[ServingRecord]) -> Table:
     """One line per record."""
-    caption = f"load: of the busiest link, over the whole run\n{setting_words(records)}"
+    caption = f"known: interval of tokens/s; load: of the busiest link, over the whole run\n{setting_words(records)}"
     if not any(record.slo_ttft_ms or record.slo_tbt_ms for record in records):
         return make_table("serving, modelled", COLUMNS, map(_row, records), caption=caption)
-    rows = ((*_row(record), record.goodput, _slo_words(record)) for record in records)
+    rows = ((*_row(record), record.goodput, _span_words(record, "goodput")) for record in records)
     return make_table(
         "serving, modelled", (*COLUMNS, "goodput/s", "known"), rows, caption=f"{caption}\n{_slo(records)}"
     )
 
 
-def _slo_words(record: ServingRecord) -> str:
-    interval = record.intervals.get("goodput")
+def _span_words(record: ServingRecord, figure: str) -> str:
+    interval = record.intervals.get(figure)
     return span_of(interval.low, interval.high) if interval else "-"
 
 
@@ -105,6 +106,7 @@ def _row(record: ServingRecord) -> tuple[Cell, ...]:
         record.devices,
         record.hot_buffer,
         record.output_throughput,
+        _span_words(record, "output_throughput"),
         None if record.mean_ttft_ms is None else record.mean_ttft_ms / 1e3,
         record.mean_tpot_ms,
         record.p99_itl_ms,

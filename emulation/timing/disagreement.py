@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from emulation.timing.profile import GPU_SUFFIX, Profile, load_profile
-from emulation.timing.profile_folders import profile_names
+from emulation.timing.profile_folders import find_profile, profile_names
 
 
 def other_readings(profile: Profile) -> list[Profile]:
@@ -11,11 +11,14 @@ def other_readings(profile: Profile) -> list[Profile]:
     names no subject."""
     if profile.subject is None:
         return []
-    return [one for one in _known(profile.read_by) if _is_another(one, profile)]
+    return [one for one in _known(profile.subject, profile.read_by) if _is_another(one, profile)]
 
 
-def _known(read_by: str) -> Iterator[Profile]:
+def _known(subject: str, read_by: str) -> Iterator[Profile]:
+    """Profiles whose files name the subject; the others are not parsed, which takes most of a short command's time."""
     for name in profile_names():
+        if subject not in find_profile(name).read_text(encoding="utf-8", errors="replace"):
+            continue
         profile = load_profile(name)
         if profile.read_by == read_by:
             yield profile
