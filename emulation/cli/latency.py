@@ -11,7 +11,7 @@ import typer
 
 from emulation.calibration.fetch import entry_residuals, prefix_residuals
 from emulation.cli.options import whole_numbers
-from emulation.cli.output import JsonOption, write_json
+from emulation.cli.output import JsonOption, file_option, write_json
 from emulation.cli.terminal import show
 from emulation.errors import InputError
 from emulation.latency.injected import bare_times, filled_store, injected_times, measured_label
@@ -118,7 +118,10 @@ DeviceOption = Annotated[
 ]
 StoreRowsOption = Annotated[int, typer.Option("--store-rows", help="Rows of that store.")]
 RepeatsOption = Annotated[int, typer.Option("--repeats", help="Fetches of each number of entries from that store.")]
-PlotOption = Annotated[Path | None, typer.Option("--plot", help="Draw a picture: .png, .svg or .pdf.")]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", callback=file_option("--plot"), help="Draw a picture: .png, .svg or .pdf."),
+]
 
 
 def latency(

@@ -11,7 +11,7 @@ import typer
 
 from emulation.calibration.fetch import entry_residuals
 from emulation.cli.options import AcceleratorOption, EmulatorOption, MemoryOption, UriOption, whole_numbers
-from emulation.cli.output import JsonOption, write_json
+from emulation.cli.output import JsonOption, folder_option, write_json
 from emulation.cli.progress import progress
 from emulation.cli.terminal import show
 from emulation.conformance import relative
@@ -35,7 +35,9 @@ FileOrName = Annotated[str, typer.Argument(metavar="[FILE]", help="A bed file, o
 
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", help="Write a page with the relative latency to this folder.", file_okay=False),
+    typer.Option(
+        "--report", callback=folder_option("--report"), help="Write a page with the relative latency to this folder."
+    ),
 ]
 
 

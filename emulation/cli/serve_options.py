@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from emulation.cli.output import folder_option
+
 
 class Intervals(StrEnum):
     """What intervals cover."""
@@ -117,7 +119,9 @@ CoherenceOption = Annotated[
         "with non_temporal stores, clflush or uncached.",
     ),
 ]
-PlotsOption = Annotated[Path | None, typer.Option("--plots", help="Draw pictures into this folder.", file_okay=False)]
+PlotsOption = Annotated[
+    Path | None, typer.Option("--plots", callback=folder_option("--plots"), help="Draw pictures into this folder.")
+]
 IntervalsOption = Annotated[
     Intervals,
     typer.Option(
