@@ -12,55 +12,51 @@ from emulation.timing.links.flows import LEAST_FREE_SHARE, Duplex, Links
 
 class Direction:
     """One direction of a server's groups of links, by group. rates: bandwidth of the slowest link; free: what other servers
-    left of it, others: the highest load (0..1) that they put on a group, both at the last look. busy: whether it has a flow."""
+    left of it, others: the highest load (0..1) that they put on a group, both at the last look. Only links that several servers
+    cross (`shared`) are looked at and booked."""
 
-    __slots__ = ("_links", "_numbers", "_own", "busy", "free", "others", "rates")
+    __slots__ = ("_links", "_own", "_shared", "free", "others", "rates")
 
-    def __init__(self, links: Links, slowest: Sequence[int]) -> None:
-        self._links, self._numbers = links, slowest
+    def __init__(self, links: Links, slowest: Sequence[int], shared: Sequence[bool]) -> None:
+        self._links = links
         self.rates = [links.bytes_per_ns[number] for number in slowest]
-        self.free = self.rates
+        self.free = list(self.rates)
         self.others = 0.0
-        self.busy = False
-        self._own = [0.0] * len(slowest)
+        self._shared = [(group, slowest[group], self.rates[group]) for group, several in enumerate(shared) if several]
+        self._own = [0.0] * len(slowest)  # load by this server
 
     def look(self) -> None:
         """See what other servers leave now."""
-        load, others, free = self._links.load, 0.0, []
-        for number, rate, own in zip(self._numbers, self.rates, self._own, strict=True):
-            used = load[number] - own / rate
+        load, own, free, others = self._links.load, self._own, self.free, 0.0
+        for group, number, rate in self._shared:
+            used = load[number] - own[group]
             if used > others:
                 others = used
             left = 1 - used
-            free.append(rate * (left if left > LEAST_FREE_SHARE else LEAST_FREE_SHARE))
-        self.others, self.free = others, free
+            free[group] = rate * (left if left > LEAST_FREE_SHARE else LEAST_FREE_SHARE)
+        self.others = others
 
     def has_changed(self, least: float) -> bool:
         """Whether the highest load by others differs by `least` from that of the last look."""
-        load = self._links.load
-        others = max(
-            [load[number] - own / rate for number, rate, own in zip(self._numbers, self.rates, self._own, strict=True)],
-            default=0.0,
-        )
+        load, own = self._links.load, self._own
+        others = max([load[number] - own[group] for group, number, _ in self._shared], default=0.0)
         return abs(others - self.others) >= least
 
-    def book(self, flow: Sequence[float], amounts: Sequence[float], rate: float) -> None:
-        """Replace the server's flow by `flow` + amounts x rate, bytes per ns by group."""
+    def book(self, flow: Sequence[float], times: float, amounts: Sequence[float], rate: float) -> None:
+        """Replace the server's flow by `flow` x times + amounts x rate, bytes per ns by group."""
         load, peak, own = self._links.load, self._links.peak_load, self._own
-        self.busy = False
-        for group, number in enumerate(self._numbers):
-            now = flow[group] + amounts[group] * rate
-            if now:
-                self.busy = True
+        for group, number, bandwidth in self._shared:
+            now = (flow[group] * times + amounts[group] * rate) / bandwidth
             if now != own[group]:
-                load[number] += (now - own[group]) / self.rates[group]
+                load[number] += now - own[group]
                 if load[number] > peak[number]:
                     peak[number] = load[number]
                 own[group] = now
 
 
 class Bursts:
-    """By group of links: the entries that a step misses, and the requests that decode."""
+    """By group of links: the entries that a step misses, the requests that decode, and what loads and prefills move, bytes per
+    ns at their own pace."""
 
     def __init__(self, routes: ClusterRoutes, server: int) -> None:
         groups = _groups(routes.crossed_links(server), len(routes.gpus(server)))
@@ -69,14 +65,15 @@ class Bursts:
             [(number, shares[gpu]) for number, (shares, _) in enumerate(groups) if shares[gpu]]
             for gpu in routes.gpus(server)
         ]
-        self.read = Direction(
-            routes.links, [min((link.read for link in links), key=rates.__getitem__) for _, links in groups]
+        shared = [any(routes.is_shared(link) for link in links) for _, links in groups]
+        slowest_reads = [min((link.read for link in links), key=rates.__getitem__) for _, links in groups]
+        slowest_writes = [min((link.write for link in links), key=rates.__getitem__) for _, links in groups]
+        self.read, self.write = (
+            Direction(routes.links, slowest, shared) for slowest in (slowest_reads, slowest_writes)
         )
-        self.write = Direction(
-            routes.links, [min((link.write for link in links), key=rates.__getitem__) for _, links in groups]
-        )
-        self.entries = [0.0] * len(groups)
-        self.requests = [0.0] * len(groups)
+        self.nothing = [0.0] * len(groups)
+        self.entries, self.requests = list(self.nothing), list(self.nothing)
+        self.loads, self.prefills = list(self.nothing), list(self.nothing)
 
     def add(self, gpu: int, entries: float, requests: int) -> None:
         """A GPU's step misses `entries` more (or fewer), with so many more requests."""
@@ -84,18 +81,15 @@ class Bursts:
             self.entries[group] += share * entries
             self.requests[group] += share * requests
 
-    def clear(self) -> None:
-        """Nothing decodes: sums of nothing are 0, where differences would leave roundings."""
-        self.entries = [0.0] * len(self.entries)
-        self.requests = [0.0] * len(self.requests)
+    def add_load(self, gpu: int, bytes_per_ns: float) -> None:
+        """A GPU loads so much more (or less)."""
+        for group, share in self.shares[gpu]:
+            self.loads[group] += share * bytes_per_ns
 
-    def flow(self, bytes_by_gpu: Sequence[tuple[int, float]]) -> list[float]:
-        """Bytes by group of what GPUs (number, bytes) move."""
-        flow = [0.0] * len(self.entries)
-        for gpu, num_bytes in bytes_by_gpu:
-            for group, share in self.shares[gpu]:
-                flow[group] += num_bytes * share
-        return flow
+    def add_prefill(self, gpu: int, bytes_per_ns: float) -> None:
+        """A GPU's prefill writes so much more (or less)."""
+        for group, share in self.shares[gpu]:
+            self.prefills[group] += share * bytes_per_ns
 
 
 def _groups(

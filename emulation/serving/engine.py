@@ -110,7 +110,6 @@ class Server:
         self._schedule_number = 0
         self._in_event = False
         self._compute_share = self._fetch_share = 0.0
-        self._nothing = [0.0] * len(self._bursts.entries)
         self._prefill_speeds = [costs.prefill_speed(number) for number in range(spec.server.num_gpus + 1)]
         self.outstanding = 0
 
@@ -143,12 +142,15 @@ class Server:
         while self._timers and self._timers[0][0] <= self._now_ns:
             _, _, end, running = heappop(self._timers)
             end(running)
-        for gpu in self._loads.pop_ended():
-            self._end_load(gpu)
-        for gpu in self._prefills.pop_ended():
-            self._end_prefill(gpu)
-        for running in self._decodes.pop_ended():
-            self._end_decode(running)
+        if self._loads.rate:
+            for gpu in self._loads.pop_ended():
+                self._end_load(gpu)
+        if self._prefills.rate:
+            for gpu in self._prefills.pop_ended():
+                self._end_prefilling(gpu)
+        if self._decodes.rate:
+            for running in self._decodes.pop_ended():
+                self._end_decode(running)
         self._in_event = False
         self._set_rates()
 
@@ -180,7 +182,7 @@ class Server:
             if steps:
                 self._meter.decode(elapsed_ns, self._num_decoding, steps, self._compute_share, self._fetch_share)
             else:
-                held = not self._prefills and not self._loads
+                held = not self._prefills.heap and not self._loads.heap
                 self._meter.stand_still(elapsed_ns, self._num_decoding, held)
 
     def _admit(self, gpu: Gpu) -> bool:
@@ -237,15 +239,31 @@ class Server:
         running.since_ns = self._now_ns
         gpu.loading = running
         self._loads.add(running.cost.load_ns * running.own_wait, gpu)
+        self._bursts.add_load(gpu.index, running.cost.index_bytes / running.cost.load_ns)
 
     def _end_load(self, gpu: Gpu) -> None:
         running = gpu.loading
         assert running is not None
-        gpu.read_bytes += running.cost.index_bytes
-        if running.cost.prefill_ns:
-            self._prefills.add(running.cost.prefill_ns, gpu)
+        cost = running.cost
+        gpu.read_bytes += cost.index_bytes
+        if self._loads.heap:
+            self._bursts.add_load(gpu.index, -cost.index_bytes / cost.load_ns)
+        else:
+            self._bursts.loads = list(self._bursts.nothing)
+        if cost.prefill_ns:
+            self._prefills.add(cost.prefill_ns, gpu)
+            self._bursts.add_prefill(gpu.index, cost.written_bytes / cost.prefill_ns)
         else:
             self._end_prefill(gpu)
+
+    def _end_prefilling(self, gpu: Gpu) -> None:
+        assert gpu.loading is not None
+        cost = gpu.loading.cost
+        if self._prefills.heap:
+            self._bursts.add_prefill(gpu.index, -cost.written_bytes / cost.prefill_ns)
+        else:
+            self._bursts.prefills = list(self._bursts.nothing)
+        self._end_prefill(gpu)
 
     def _end_prefill(self, gpu: Gpu) -> None:
         running = gpu.loading
@@ -300,7 +318,7 @@ class Server:
         gpu.work_ns = self._costs.gpu_work_ns(gpu.num_decoding, gpu.tokens)
         self._bursts.add(gpu.index, -cost.entries, -1)
         if not self._num_decoding:
-            self._bursts.clear()
+            self._bursts.entries, self._bursts.requests = list(self._bursts.nothing), list(self._bursts.nothing)
         steps = running.request.output_len - 1
         gpu.read_bytes += cost.entries * steps * self._token_bytes
         gpu.written_bytes += steps * self._token_bytes if self._routes.fetch_path else 0
@@ -321,47 +339,24 @@ class Server:
 
     def _set_rates(self) -> None:
         """New rates after a change of composition, the flows that follow from them, and the time of the next event."""
-        read, write = self._bursts.read, self._bursts.write
-        decoding = (
-            self._num_decoding > 0
-            and not ((self._loads or (self._prefills and not self._chunked)) and not self._separated)
-            and self._held_until_ns <= self._now_ns
-        )
-        shares_read = self._shares_devices and (self._loads or decoding or read.busy)
-        shares_write = self._shares_devices and (self._prefills or decoding or write.busy)
-        if shares_read:
+        loads, prefills, bursts, now_ns = self._loads, self._prefills, self._bursts, self._now_ns
+        read, write = bursts.read, bursts.write
+        if self._shares_devices:
             read.look()
-        if shares_write:
             write.look()
-        loaded = self._set_loads() if self._loads else self._nothing
-        written = self._set_prefills() if self._prefills else self._nothing
+        loads.rate = _allowed(1.0, bursts.loads, read.free) if loads.heap else 0.0
+        if prefills.heap:
+            prefills.rate = _allowed(self._prefill_speeds[len(prefills.heap)], bursts.prefills, write.free)
+        else:
+            prefills.rate = 0.0
+        blocked = not self._separated and (loads.heap or (prefills.heap and not self._chunked))
+        decoding = self._num_decoding and not blocked and self._held_until_ns <= now_ns
         self._decodes.rate = self._decode_rate() if decoding else 0.0
-        row_rate = self._decodes.rate * self._token_bytes
-        if shares_read:
-            read.book(loaded, self._bursts.entries, row_rate)
-        if shares_write:
-            write.book(written, self._bursts.requests, row_rate)
+        if self._shares_devices:
+            row_rate = self._decodes.rate * self._token_bytes
+            read.book(bursts.loads, loads.rate, bursts.entries, row_rate)
+            write.book(bursts.prefills, prefills.rate, bursts.requests, row_rate)
         self._schedule()
-
-    def _set_loads(self) -> list[float]:
-        """The rate of loading, and what it takes of each group of links, bytes per ns."""
-        moved = [
-            (gpu.index, gpu.loading.cost.index_bytes / gpu.loading.cost.load_ns)  # type: ignore[union-attr]
-            for gpu in self._loads.jobs()
-        ]
-        flow = self._bursts.flow(moved)
-        self._loads.rate = rate = _allowed(1.0, flow, self._bursts.read.free)
-        return flow if rate == 1.0 else [each * rate for each in flow]
-
-    def _set_prefills(self) -> list[float]:
-        """The rate of prefilling, and what its new rows take of each group of links, bytes per ns."""
-        moved = [
-            (gpu.index, gpu.loading.cost.written_bytes / gpu.loading.cost.prefill_ns)  # type: ignore[union-attr]
-            for gpu in self._prefills.jobs()
-        ]
-        flow = self._bursts.flow(moved)
-        self._prefills.rate = rate = _allowed(self._prefill_speeds[len(moved)], flow, self._bursts.write.free)
-        return [each * rate for each in flow]
 
     def _decode_rate(self) -> float:
         """Steps per ns."""
@@ -379,7 +374,7 @@ class Server:
                 max([num / rate for num, rate in zip(bursts.requests, bursts.write.free, strict=True)]) * token_bytes
             )
         own_ns = step_ns = max(compute_ns + fetch_ns, write_ns)
-        if self._chunked and self._prefills:
+        if self._chunked and self._prefills.heap:
             step_ns += self._add_chunk(own_ns)
         self._compute_share, self._fetch_share = compute_ns / step_ns, (own_ns - compute_ns) / step_ns
         return 1 / step_ns
@@ -394,28 +389,32 @@ class Server:
 
     def _schedule(self) -> None:
         self._schedule_number += 1
-        in_ns, due = inf, None
+        in_ns, due, now_ns = inf, None, self._now_ns
         for stage in self._stages:
-            if stage and (ends_in_ns := stage.next_end_in()) < in_ns:
-                in_ns, due = ends_in_ns, stage
-        if self._timers and self._timers[0][0] - self._now_ns < in_ns:
-            in_ns, due = max(0.0, self._timers[0][0] - self._now_ns), None
-        if self._num_decoding and 0 < self._held_until_ns - self._now_ns < in_ns:
-            in_ns, due = self._held_until_ns - self._now_ns, None
+            if stage.rate and stage.heap:
+                ends_in_ns = (stage.heap[0][0] - stage.done) / stage.rate
+                if ends_in_ns < in_ns:
+                    in_ns, due = ends_in_ns if ends_in_ns > 0 else 0.0, stage
+        if self._timers and self._timers[0][0] - now_ns < in_ns:
+            in_ns, due = max(0.0, self._timers[0][0] - now_ns), None
+        if self._num_decoding and 0 < self._held_until_ns - now_ns < in_ns:
+            in_ns, due = self._held_until_ns - now_ns, None
         if in_ns == inf:
             return
-        if self._shares_devices and (self._decodes.rate or self._bursts.read.others > QUIET_LOAD):
-            refresh_ns = CROWDED_REFRESH_NS if self._bursts.read.others > CROWDED_LOAD else REFRESH_NS
-            if in_ns > refresh_ns:
-                in_ns, due = refresh_ns, None
-        self._agenda.call(self._now_ns + in_ns, self, self._schedule_number, due)
+        if self._shares_devices and in_ns > CROWDED_REFRESH_NS:
+            others = self._bursts.read.others
+            if self._decodes.rate or others > QUIET_LOAD:
+                refresh_ns = CROWDED_REFRESH_NS if others > CROWDED_LOAD else REFRESH_NS
+                if in_ns > refresh_ns:
+                    in_ns, due = refresh_ns, None
+        self._agenda.call(now_ns + in_ns, self, self._schedule_number, due)
 
 
 def _allowed(speed: float, flow: list[float], free: list[float]) -> float:
     """`speed`, or less where a group of links has no room for `flow`, bytes per ns at speed 1."""
-    for num_bytes, rate in zip(flow, free, strict=True):
-        if num_bytes * speed > rate:
-            speed = rate / num_bytes
+    for group, num_bytes in enumerate(flow):
+        if num_bytes * speed > free[group]:
+            speed = free[group] / num_bytes
     return speed
 
 

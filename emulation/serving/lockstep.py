@@ -12,43 +12,44 @@ Job = TypeVar("Job")
 
 
 class Lockstep(Generic[Job]):
-    """Jobs and their common progress. `rate` is work per ns; the caller sets it, and adds to `done` before it changes."""
+    """Jobs and their common progress. `rate` is work per ns; the caller sets it, and adds to `done` before it changes.
+    heap: (mark of `done` at which it ends, order of coming, job)."""
 
-    __slots__ = ("_heap", "_sequence", "done", "rate")
+    __slots__ = ("_sequence", "done", "heap", "rate")
 
     def __init__(self) -> None:
         self.rate = 0.0
         self.done = 0.0
-        self._heap: list[tuple[float, int, Job]] = []
+        self.heap: list[tuple[float, int, Job]] = []
         self._sequence = 0
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.heap)
 
     def jobs(self) -> Iterator[Job]:
         """The jobs, in no order."""
-        return (job for _, _, job in self._heap)
+        return (job for _, _, job in self.heap)
 
     def add(self, work: float, job: Job) -> None:
         """Add a job of `work` from now on."""
         self._sequence += 1
-        heappush(self._heap, (self.done + work, self._sequence, job))
+        heappush(self.heap, (self.done + work, self._sequence, job))
 
     def next_end_in(self) -> float:
         """ns until the first job ends at the present rate; inf for none."""
-        if not self._heap or not self.rate:
+        if not self.heap or not self.rate:
             return inf
-        return max(0.0, (self._heap[0][0] - self.done) / self.rate)
+        return max(0.0, (self.heap[0][0] - self.done) / self.rate)
 
     def advance_to_first(self) -> None:
         """Put the progress exactly on the first job's mark, which a sum of roundings would miss."""
-        self.done = self._heap[0][0]
+        self.done = self.heap[0][0]
 
     def pop_ended(self) -> list[Job]:
         """Take the jobs that have ended, in order."""
         ended = []
-        while self._heap and self._heap[0][0] <= self.done:
-            ended.append(heappop(self._heap)[2])
-        if not self._heap:
+        while self.heap and self.heap[0][0] <= self.done:
+            ended.append(heappop(self.heap)[2])
+        if not self.heap:
             self.done = 0.0  # keeps the numbers small, and their rounding with them
         return ended

@@ -89,6 +89,10 @@ class ClusterRoutes:
         reader_ns, _ = self.fetch_path.loaded_ns(page)
         return self.fetch_path.profile.latency_ns() + reader_ns
 
+    def is_shared(self, link: Duplex) -> bool:
+        """Whether several servers cross a link: the pool's."""
+        return self.spec.num_servers > 1 and any(link in route for route in self._devices)
+
     def gpus(self, server: int) -> range:
         """The GPUs of a server by number."""
         return range(self.spec.server.num_gpus)
