@@ -103,12 +103,12 @@ class BufferLaw:
             return cls(context_tokens, top_k, touched, overlap, source=f"overlap of {overlap:g}, as given")
         return cls(context_tokens, top_k, touched)
 
-    @property
+    @cached_property
     def chosen(self) -> int:
         """Entries chosen at a step."""
         return min(self.top_k, self.context_tokens)
 
-    @property
+    @cached_property
     def exponent(self) -> float:
         """Of the tokens touched in t steps, chosen x t^exponent."""
         touched = self.touched_tokens / max(1, self.chosen)
