@@ -1,11 +1,14 @@
 """What the serving simulation costs, each figure beside its bound: `python scripts/bench/serving.py [--trace FILE] [--scale]`.
 
---trace: the Mooncake conversation trace, looped to 100k requests. --scale: also 64 servers of 8 GPUs, 1M requests, 16 devices
-(minutes). Exit status 1 if a bound is missed. Times are of one core."""
+--trace: the Mooncake conversation trace, once by the whole command on 8 servers, and looped to 100k requests. --dynamo PYTHON: the
+same trace by a production simulator beside it, `ai-dynamo-runtime` as installed for that interpreter (a virtual environment of its
+own; `pip install ai-dynamo-runtime`). --scale: also 64 servers of 8 GPUs, 1M requests, 16 devices (minutes). Exit status 1 if a
+bound is missed. Times are processor time of one core."""
 
 import argparse
 import json
 import resource
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +24,7 @@ from emulation.serving.traces.reading import read_trace
 from emulation.serving.workload import ClosedLoop, OpenLoop, Workload
 from emulation.timing.tiers import SERVED
 
+MOONCAKE_BLOCK = 512
 SCALE_RATE = 40.0  # requests per second of 64 servers: two thirds of what they can do
 
 
@@ -37,12 +41,15 @@ def main() -> int:
     """Print one line per reading; 1 if a bound is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trace", type=Path)
+    parser.add_argument("--dynamo", type=Path)
     parser.add_argument("--scale", action="store_true")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     readings = [*paper_runs(), tokens_ratio()]
     if options.trace:
-        readings += trace_run(options.trace)
+        readings += [whole_command(options.trace), *trace_run(options.trace)]
+    if options.trace and options.dynamo:
+        readings.append(dynamo_run(options.dynamo, options.trace))
     if options.scale:
         readings += scale_runs()
     for reading in readings:
@@ -68,6 +75,34 @@ def tokens_ratio() -> Reading:
     return Reading("time for 8 x the output tokens, ratio", long / short, 8.0)
 
 
+def whole_command(path: Path) -> Reading:
+    """`cxlbed serve` of the trace on 8 servers, its imports and its table included."""
+    command = f"-m emulation serve --tier cxl --servers 8 --trace {path}"
+    return Reading(
+        "trace by the whole command, s", median(child_seconds(sys.executable, command) for _ in range(5)), 1.2
+    )
+
+
+def dynamo_run(python: Path, path: Path) -> Reading:
+    """The same trace by ai-dynamo-runtime's mock engine, 8 workers, blocks of 512 tokens."""
+    program = (
+        "from dynamo._core import run_mocker_trace_replay as replay; "
+        f"replay([{str(path)!r}], num_workers=8, trace_block_size={MOONCAKE_BLOCK})"
+    )
+    return Reading(
+        "trace by ai-dynamo-runtime, s", median(child_seconds(python, "-c", program) for _ in range(3)), None
+    )
+
+
+def child_seconds(python: str | Path, *words: str) -> float:
+    """Processor time of a program, system time included."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    arguments = words if words[0] == "-c" else words[0].split()
+    subprocess.run([python, *arguments], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def trace_run(path: Path) -> list[Reading]:
     """100k requests of the looped trace on 16 servers; seconds and this process's peak memory."""
     workload = TraceReplay(read_trace(path), 100_000)
@@ -83,8 +118,8 @@ def scale_runs() -> list[Reading]:
         ("Poisson", OpenLoop(1_000_000, SCALE_RATE, 32768, 1024)),
     ):
         taken = seconds("cxl", workload, servers=64, devices=16, on_outcome=print_busiest)
-        readings.append(Reading(f"1M requests, {name}, s", taken, None))
-    return [*readings, Reading("peak memory at scale, GiB", peak_gib(), 2.0)]
+        readings.append(Reading(f"1M requests, {name}, s", taken, 100.0))
+    return [*readings, Reading("peak memory at scale, GiB", peak_gib(), 1.0)]
 
 
 def seconds(
