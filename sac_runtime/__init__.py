@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers; at run time __getattr__ loads the names
     from sac_runtime.pool.block_hash import chain_hashes
     from sac_runtime.pool.format import PoolGeometry
     from sac_runtime.pool.pool import Pool
+    from sac_runtime.pool.reader import PoolReader
     from sac_runtime.pool.sequence import PoolSequence
     from sac_runtime.rows.layout import KvLayout, Quantiser
     from sac_runtime.rows.placement import LayerFirst, RowTable
@@ -45,6 +46,7 @@ __all__ = [
     "Plan",
     "Pool",
     "PoolGeometry",
+    "PoolReader",
     "PoolSequence",
     "Quantiser",
     "RequestKv",
@@ -75,6 +77,7 @@ _HOMES = {
     "sac_runtime.pool.block_hash": ("chain_hashes",),
     "sac_runtime.pool.format": ("PoolGeometry",),
     "sac_runtime.pool.pool": ("Pool",),
+    "sac_runtime.pool.reader": ("PoolReader",),
     "sac_runtime.pool.sequence": ("PoolSequence",),
     "sac_runtime.rows.layout": ("KvLayout", "Quantiser"),
     "sac_runtime.rows.placement": ("LayerFirst", "RowTable"),

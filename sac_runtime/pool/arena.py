@@ -106,10 +106,11 @@ class Arena:
         """Let all retired blocks wait for readers at an epoch before `epoch`."""
         self._retired_at[self._states == BlockState.RETIRED] = epoch
 
-    def reclaim(self, oldest_epoch_read: int) -> None:
-        """Free what was retired and no one may read any more."""
+    def reclaim(self, oldest_epoch_read: int, in_use: IntArray | None = None) -> None:
+        """Free what was retired and no one may read any more. in_use: blocks that are kept all the same."""
         waiting = np.flatnonzero(self._states == BlockState.RETIRED)
-        self._push(waiting[self._retired_at[waiting] <= oldest_epoch_read])
+        free = waiting[self._retired_at[waiting] <= oldest_epoch_read]
+        self._push(free if in_use is None else np.setdiff1d(free, in_use - self.first))
 
     def used(self, blocks: IntArray) -> None:
         """Note a use of published blocks, for coldest(). The earlier in `blocks`, the later it counts as used. Blocks of
@@ -119,9 +120,12 @@ class Arena:
         self._tick += len(own)
         self._last_use[own] = np.arange(self._tick, self._tick - len(own), -1, dtype=np.uint64)
 
-    def coldest(self, count: int) -> IntArray:
-        """Published blocks not used for longest; of one chain its last first, so that a prefix remains. Returns (<= count,)."""
+    def coldest(self, count: int, in_use: IntArray | None = None) -> IntArray:
+        """Published blocks not used for longest, those `in_use` left out; of one chain its last first, so that a prefix remains.
+        Returns (<= count,)."""
         published = np.flatnonzero(self._states == BlockState.PUBLISHED)
+        if in_use is not None:
+            published = np.setdiff1d(published, in_use - self.first)
         coldest: IntArray = published[np.argsort(self._last_use[published], kind="stable")[:count]] + self.first
         return coldest
 

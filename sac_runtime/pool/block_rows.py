@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sac_runtime.errors import GeometryError
+from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.format import PoolGeometry
 from sac_runtime.rows.doors import require_array, require_integers
 from sac_runtime.rows.layout import ByteArray, IntArray
@@ -60,6 +61,13 @@ class BlockRows:
         keys = packed.reshape(num_blocks, self.geometry.index_key_rows * self.geometry.layout.row_bytes)
         keys = keys[:, : self.block_key_bytes]
         return keys.reshape(-1, self.geometry.index_key_bytes)
+
+    def read_index_keys(self, store: KvStore, blocks: IntArray, layer: int) -> ByteArray:
+        """Indexer keys of one layer, from `store`. Returns (n * block_tokens, index_key_bytes) uint8."""
+        rows = self.index_key_rows(blocks, layer)
+        packed = np.empty((len(rows), self.geometry.layout.row_bytes), np.uint8)
+        store.read_rows(rows, packed)
+        return self.unpack_index_keys(packed, len(blocks))
 
     def byte_ranges(self, blocks: IntArray) -> Iterator[tuple[int, int]]:
         """Where blocks lie in the store, neighbours joined. blocks: distinct. Yields (offset, size_bytes)."""

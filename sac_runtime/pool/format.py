@@ -9,7 +9,10 @@ Knows sizes and offsets, not blocks in use, hosts alive or time.
 """
 
 import os
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from math import inf
 
 import numpy as np
 
@@ -25,6 +28,7 @@ MAX_BLOCK_TOKENS = 2**16 - 1  # width of num_tokens in a journal entry
 MAX_BATCH = 1024  # journal entries that one commit covers at most
 
 _MAGIC = int.from_bytes(b"SACPOOL\0", "little")
+_WAIT_STEP_S = 0.05  # between two looks for a pool
 _HOSTS_OFFSET = PAGE_BYTES
 _STATE_LINES = 2
 _SUPERBLOCK = np.dtype(
@@ -250,6 +254,23 @@ def read_superblock(store: KvStore) -> tuple[PoolGeometry, int]:
     return PoolGeometry(store.layout, *(values[name] for name in _COUNTS)), values["pool_id"]
 
 
+def find_pool(
+    store: KvStore, expected: PoolGeometry | None, wait_s: float, sleep: Callable[[float], None]
+) -> tuple[PoolGeometry, int]:
+    """Geometry and id of the pool in `store`, once somebody has created one, or after `wait_s` at the latest.
+    Raises PoolFormatError if there is none then, or another than `expected`; GeometryError if the store does not fit it."""
+    if not 0 <= wait_s < inf:
+        raise GeometryError(f"pool: wait_s={wait_s} must be a number of seconds, 0 or more")
+    end_s = time.monotonic() + wait_s
+    while not holds_pool(store) and (left_s := end_s - time.monotonic()) > 0:
+        sleep(min(_WAIT_STEP_S, left_s))
+    geometry, pool_id = read_superblock(store)
+    if expected is not None:
+        require_same_geometry(geometry, expected)
+    require_store_fits(store, geometry)
+    return geometry, pool_id
+
+
 def require_same_geometry(stored: PoolGeometry, expected: PoolGeometry) -> None:
     """Raise PoolFormatError that names both sides where the pool is not the one that the caller expects."""
     names = [field.name for field in fields(stored) if getattr(stored, field.name) != getattr(expected, field.name)]
@@ -285,7 +306,7 @@ def _require_whole(superblock: Lines) -> None:
     if magic != _MAGIC:
         raise PoolFormatError(
             f"pool superblock: magic={magic.to_bytes(8, 'little')!r}, a pool has {_MAGIC.to_bytes(8, 'little')!r}; "
-            "this memory holds no pool (create one)"
+            "this memory holds no pool: none is created yet (wait for its creator with wait_s), or it is another memory"
         )
     if version != VERSION:
         raise PoolFormatError(

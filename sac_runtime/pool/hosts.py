@@ -73,6 +73,11 @@ class HostsView:
         """Oldest epoch under lease by any host that counts, or NO_LEASE."""
         return int(self.states["reading"][self.counted].min(initial=NO_LEASE))
 
+    def oldest_epoch_read_beside(self, host: int) -> int:
+        """The same of all hosts but one."""
+        others = self.counted & (np.arange(len(self.states)) != host)
+        return int(self.states["reading"][others].min(initial=NO_LEASE))
+
     @property
     def epoch(self) -> int:
         """The pool's epoch: at least as great as any that a host has ever begun, and so as any under lease; also where the state

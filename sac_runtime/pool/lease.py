@@ -44,6 +44,9 @@ class Leases:
         self._lock = lock
         self._other_hosts = [host for host in range(block_rows.geometry.num_hosts) if host != hosts.host]
         self._epochs: dict[int, int] = {}  # lease number -> epoch
+        self._in_use: dict[
+            int, list[IntArray]
+        ] = {}  # lease number -> blocks that it found, or that were published meanwhile
         self._num_begun = 0
         # Publication of each block that this host's cache agrees with: an older one was of other contents.
         self._cached = np.zeros(block_rows.geometry.num_blocks, np.uint64)
@@ -82,6 +85,7 @@ class Leases:
                 places = places[: int(np.argmax(np.append(places, ABSENT) == ABSENT))]
             blocks = places[places != ABSENT]
             self._arena.used(blocks)
+            self._in_use[number].append(blocks)
             self._drop_stale_lines(blocks)
             return places
 
@@ -97,17 +101,27 @@ class Leases:
     def note_written(self, blocks: IntArray) -> None:
         """Note that this host has just published `blocks`: its cache holds what it wrote."""
         self._cached[blocks] = self._directory.publications[blocks]
+        for found in self._in_use.values():
+            found.append(blocks)
+
+    def blocks_in_use(self) -> IntArray:
+        """Blocks that a lease of this host has found, or that were published while it lasted. Returns (n,) int64, distinct."""
+        return np.unique(
+            np.concatenate([np.empty(0, np.int64), *(part for found in self._in_use.values() for part in found)])
+        )
 
     def _begin(self, number: int) -> None:
         self._hosts.require_unfenced()
         self._catch_up()
         self._epochs[number] = self._directory.epoch
+        self._in_use[number] = []
         self._announce()
         self._catch_up()  # only what is still published now, after the announcement, is protected by it
         self._directory.distrust_unannounced(self._other_hosts)
 
     def _end(self, number: int) -> None:
         self._epochs.pop(number, None)  # None if it never began
+        self._in_use.pop(number, None)
         with suppress(FencedError):  # its lease counts no more anyway
             self._announce()
 

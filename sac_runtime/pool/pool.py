@@ -1,14 +1,8 @@
 """The pool: KV blocks in memory that hosts share without coherence. Allocate, write, publish; look up under a lease, read.
 
-Knows how the parts work together; knows no models, no top-k, no time. The terms:
-
-    block       the KV rows of some consecutive tokens in all layers: what is allocated, published and reused as one
-    arena       the blocks of one host: it alone writes them, all hosts read them
-    journal     a host's ring of entries in shared memory: "this block holds the tokens of that hash" (published), or no more
-                (retired; such an entry is a tombstone)
-    state line  the 64 bytes in which a host says how far its journal reaches, which epoch it reads, and that it lives
-    epoch       a number that grows whenever a host has retired blocks
-    lease       what a host holds while it reads, announced in its state line: no block found under it is reused before it ends
+Knows how the parts work together; knows no models, no top-k, no time. The terms (block, arena, journal, epoch, lease) stand in
+docs/glossary.md. A state line is the 64 bytes in which a host says how far its journal reaches, which epoch it reads, and that
+it lives.
 
 CXL 2.0 memory is not coherent between hosts and has no atomics across them. So no line has two writers, and the order in which a
 host's lines reach memory is what the others rely on: docs/pool-protocol.md has it.
@@ -31,7 +25,7 @@ from typing import Self
 
 import numpy as np
 
-from sac_runtime.errors import FencedError, PoolFormatError, PoolFullError
+from sac_runtime.errors import FencedError, PoolFormatError
 from sac_runtime.memory.store import KvStore
 from sac_runtime.pool import arguments
 from sac_runtime.pool import format as pool_format
@@ -46,6 +40,7 @@ from sac_runtime.pool.hosts import DEFAULT_PATIENCE_S, Hosts
 from sac_runtime.pool.journal import JournalWriter
 from sac_runtime.pool.lease import Lease, Leases
 from sac_runtime.pool.lines import PUBLISHED, Lines, publications
+from sac_runtime.pool.room import Room
 from sac_runtime.rows.layout import ByteArray, IntArray
 from sac_runtime.rows.placement import RowTable
 
@@ -62,6 +57,7 @@ class Pool:
         pool_id: int,
         host: int,
         *,
+        evict: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
@@ -77,6 +73,7 @@ class Pool:
         self._directory = Directory(store, geometry, pool_id, host)
         self._closed = False
         self._join(sleep)
+        self._room = Room(self._hosts, self._arena, self._leases, self.retire, evict)
 
     @classmethod
     def create(
@@ -90,13 +87,14 @@ class Pool:
         blocks_per_host: int | None = None,
         index_key_bytes: int = 0,
         replace: bool = False,
+        evict: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
     ) -> Self:
         """Make `store` a pool and join it as `host`. One host creates, the others open.
 
         blocks_per_host None: as many as the store's rows hold. replace: destroy a pool that is there already.
-        Raises GeometryError if the store does not fit, PoolFormatError if it holds a pool."""
+        evict: see allocate(). Raises GeometryError if the store does not fit, PoolFormatError if it holds a pool."""
         one = PoolGeometry(store.layout, num_hosts, num_layers, block_tokens, 1, index_key_bytes)
         blocks = max(1, store.num_rows // one.num_rows) if blocks_per_host is None else blocks_per_host
         geometry = PoolGeometry(store.layout, num_hosts, num_layers, block_tokens, blocks, index_key_bytes)
@@ -107,7 +105,7 @@ class Pool:
         pool_format.erase_superblock(store)
         host_lines.erase(store, geometry)
         pool_id = pool_format.write_superblock(store, geometry)
-        return cls(store, geometry, pool_id, host, patience_s=patience_s, clock_ns=clock_ns)
+        return cls(store, geometry, pool_id, host, evict=evict, patience_s=patience_s, clock_ns=clock_ns)
 
     @classmethod
     def open(
@@ -116,19 +114,19 @@ class Pool:
         *,
         host: int,
         expected: PoolGeometry | None = None,
+        wait_s: float = 0.0,
+        evict: bool = False,
         patience_s: float = DEFAULT_PATIENCE_S,
         clock_ns: Callable[[], int] = time.monotonic_ns,
         sleep: Callable[[float], None] = time.sleep,
     ) -> Self:
         """Join the pool in `store` as `host`, where a process of that number may have died at any point.
 
-        expected: refuse a pool of any other geometry. patience_s: silence after which a host is taken for dead; if the last process
-        of this host did not close the pool, open() first watches it that long. Raises PoolFormatError, HostBusyError."""
-        geometry, pool_id = pool_format.read_superblock(store)
-        if expected is not None:
-            pool_format.require_same_geometry(geometry, expected)
-        pool_format.require_store_fits(store, geometry)
-        return cls(store, geometry, pool_id, host, patience_s=patience_s, clock_ns=clock_ns, sleep=sleep)
+        expected: refuse a pool of any other geometry. wait_s: how long to wait for somebody to create it; evict: see allocate().
+        patience_s: silence after which a host is taken for dead; if the last process of this host did not close the pool, open()
+        first watches it that long. Raises PoolFormatError, HostBusyError. To read alone, without a host number: PoolReader."""
+        geometry, pool_id = pool_format.find_pool(store, expected, wait_s, sleep)
+        return cls(store, geometry, pool_id, host, evict=evict, patience_s=patience_s, clock_ns=clock_ns, sleep=sleep)
 
     @property
     def num_free(self) -> int:
@@ -164,15 +162,14 @@ class Pool:
     def allocate(self, count: int) -> IntArray:
         """Take blocks of this host to write into. Returns (count,) int64.
 
-        Where too few are free, reclaims what no one may read any more, fencing off hosts that hold a lease and are dead. Published
+        Where too few are free, reclaims what no one may read any more, fencing off hosts that hold a lease and are dead. Then, if
+        the pool was opened with `evict`, retires as many published blocks of this host as are missing: those not used for longest,
+        of one chain its last first, none that a lease of this host has found or that was published while it lasted. Else published
         blocks are never taken: retire() them. Raises PoolFullError, FencedError."""
         with self._lock:
             arguments.require_count(count)
             self._require_writable()
-            if count > self._arena.num_free:
-                self._reclaim(count)
-            if count > self._arena.num_free:
-                raise PoolFullError(self._why_full(count))
+            self._room.require(count)
             return self._arena.allocate(count)
 
     def write(self, blocks: IntArray, layer: int, values: ByteArray, first_token: int = 0) -> int:
@@ -298,10 +295,7 @@ class Pool:
 
     def read_index_keys(self, blocks: IntArray, layer: int) -> ByteArray:
         """Indexer keys of one layer. Returns (n * block_tokens, index_key_bytes) uint8."""
-        rows = self._block_rows.index_key_rows(blocks, layer)
-        packed = np.empty((len(rows), self.geometry.layout.row_bytes), np.uint8)
-        self.store.read_rows(rows, packed)
-        return self._block_rows.unpack_index_keys(packed, len(blocks))
+        return self._block_rows.read_index_keys(self.store, blocks, layer)
 
     # -- life ------------------------------------------------------------------------------------------------------------------
 
@@ -388,13 +382,3 @@ class Pool:
         for offset, size_bytes in self._block_rows.byte_ranges(blocks):
             self.store.flush(offset, size_bytes)
         self.store.fence()
-
-    def _reclaim(self, count: int) -> None:
-        view = self._hosts.look()
-        self._arena.reclaim(view.oldest_epoch_read)
-        if count > self._arena.num_free and self._hosts.fence_silent(view, view.readers):
-            self._arena.reclaim(self._hosts.look().oldest_epoch_read)
-
-    def _why_full(self, count: int) -> str:
-        readers = np.flatnonzero(self._hosts.look().readers).tolist()
-        return f"{self._arena.shortage(count)}, by hosts {readers} (wait for their leases to end)"
