@@ -60,7 +60,7 @@ class PoolReader:
     def lookup(self, hashes: BlockHashes) -> IntArray:
         """Block of each hash, or -1, by the journals as they are now. hashes: (n, 2) uint64. Returns (n,) int64. A hint: to read,
         use reading()."""
-        self.directory.catch_up(self.hosts.look)
+        self._catch_up()
         return self.directory.find(hashes)
 
     @contextmanager
@@ -75,7 +75,7 @@ class PoolReader:
         self.store.fence()
         yield blocks
         self.store.fence()
-        self.directory.catch_up(self.hosts.look)
+        self._catch_up()
         changed = blocks[self.directory.publications[blocks] != publications]
         if len(changed):
             raise BlockStateError(
@@ -98,6 +98,11 @@ class PoolReader:
 
     def close(self) -> None:
         """Nothing is to be given back; the store stays open."""
+
+    def _catch_up(self) -> None:
+        """Follow the journals; what entries beyond their heads may have withdrawn is not found, as memory may have lost a head."""
+        self.directory.catch_up(self.hosts.look)
+        self.directory.distrust_unannounced(range(self.geometry.num_hosts))
 
     def __enter__(self) -> Self:
         return self
