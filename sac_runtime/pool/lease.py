@@ -6,6 +6,7 @@ epoch r once no announced epoch lies before r. The announcement must be in memor
 whatever is still published then has an owner that will see the announcement when it retires."""
 
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -44,9 +45,8 @@ class Leases:
         self._lock = lock
         self._other_hosts = [host for host in range(block_rows.geometry.num_hosts) if host != hosts.host]
         self._epochs: dict[int, int] = {}  # lease number -> epoch
-        self._in_use: dict[
-            int, list[IntArray]
-        ] = {}  # lease number -> blocks that it found, or that were published meanwhile
+        # By lease number: blocks that it found, or that were published while it lasted.
+        self._in_use: defaultdict[int, list[IntArray]] = defaultdict(list)
         self._num_begun = 0
         # Publication of each block that this host's cache agrees with: an older one was of other contents.
         self._cached = np.zeros(block_rows.geometry.num_blocks, np.uint64)
@@ -101,8 +101,8 @@ class Leases:
     def note_written(self, blocks: IntArray) -> None:
         """Note that this host has just published `blocks`: its cache holds what it wrote."""
         self._cached[blocks] = self._directory.publications[blocks]
-        for found in self._in_use.values():
-            found.append(blocks)
+        for number in self._epochs:
+            self._in_use[number].append(blocks)
 
     def blocks_in_use(self) -> IntArray:
         """Blocks that a lease of this host has found, or that were published while it lasted. Returns (n,) int64, distinct."""
@@ -114,7 +114,6 @@ class Leases:
         self._hosts.require_unfenced()
         self._catch_up()
         self._epochs[number] = self._directory.epoch
-        self._in_use[number] = []
         self._announce()
         self._catch_up()  # only what is still published now, after the announcement, is protected by it
         self._directory.distrust_unannounced(self._other_hosts)

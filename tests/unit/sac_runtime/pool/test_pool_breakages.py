@@ -12,6 +12,7 @@ from sac_runtime.pool.hosts import Hosts, HostsView
 from sac_runtime.pool.journal import Journal, JournalWriter
 from sac_runtime.pool.lease import Leases
 from sac_runtime.pool.pool import Pool
+from sac_runtime.pool.room import Room
 from sac_runtime.rows.placement import RowTable
 from tests.support.pool_meetings import MEETINGS, a_block_is_published_to_the_letter_of_the_recipe
 
@@ -119,7 +120,7 @@ def live_leases_ignored_once_a_dead_host_is_fenced(patch):
         if count > self._arena.num_free and self._hosts.fence_silent(view, view.counted):
             self._arena.reclaim(lines.NO_LEASE)
 
-    patch.setattr(Pool, "_reclaim", reclaim)
+    patch.setattr(Room, "_reclaim", reclaim)
 
 
 def no_epoch_begun_on_joining(patch):

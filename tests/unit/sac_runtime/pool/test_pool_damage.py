@@ -194,7 +194,7 @@ def test_the_epoch_of_a_lease_counts_though_the_state_that_began_it_is_lost():
             fleet.memory.write_bytes(fleet.geometry.state_offset(2, turn), early[turn])
         fleet.pools[0].retire(blocks)
         assert fleet.pools[0].num_free == 0
-        fleet.pools[0]._reclaim(6)
+        fleet.pools[0]._room._reclaim(6)
         assert fleet.pools[0].num_free == 0
 
 
