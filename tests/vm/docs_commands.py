@@ -1,4 +1,6 @@
-"""Commands of README and docs that need a bed: the status they end with, and words of their output. Run by test_docs_commands.py here."""
+"""Commands of README and docs that need a bed: the status that they end with, and words of their output.
+
+Run by test_docs_commands.py beside this file."""
 
 README_FLIP = "cxlbed run --flip 2"
 IN_VM = {

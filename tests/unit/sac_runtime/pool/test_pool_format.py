@@ -37,7 +37,7 @@ def test_a_pool_opens_with_the_geometry_that_it_was_created_with(shared):
 
 
 def test_empty_memory_is_no_pool():
-    with pytest.raises(PoolFormatError, match=r"magic=b'\\x00.*a pool has b'SACPOOL\\x00'.*create one"):
+    with pytest.raises(PoolFormatError, match=r"magic=b'\\x00.*a pool has b'SACPOOL\\x00'.*none is created yet"):
         Pool.open(memory_for(geometry_of()), host=0)
 
 
