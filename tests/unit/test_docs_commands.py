@@ -44,6 +44,11 @@ ENDS_ALL_BEDS = {
 }  # those of whoever runs the tests too: in the VM job, which has a state folder of its own
 
 
+RUN_HERE = {"cxlbed image list": "", "cxlbed calibrate --residuals": ""} | {
+    command: "properties" for command in SHOWN if command.startswith("cxlbed schema ")
+}
+
+
 def is_bare(command):
     return len(command.split()) == 2
 
@@ -72,7 +77,6 @@ def test_a_command_that_is_shown_has_a_verb_and_options_that_there_are(command):
         assert option in help_of(verb), option
 
 
-RUN_HERE = {"cxlbed schema run": "properties", "cxlbed image list": "", "cxlbed calibrate --residuals": ""}
 RUN_SMALLER = {"cxlbed serve --compare": "emulation/cli/test_serve.py"}  # by a test that gives it less to compare
 
 
