@@ -38,7 +38,7 @@ ONE_NODE = {
     "cxlbed numa",
     "cxlbed numa --local 0 --remote 1",
 }  # and with files and profiles; they end with 3 on one node
-PLACEHOLDERS = re.compile(r"\b(FILE|NAME|package\.module)\b")
+PLACEHOLDERS = re.compile(r"\b([A-Z]{3,}|package\.module)\b")
 ENDS_ALL_BEDS = {
     "cxlbed down --all"
 }  # those of whoever runs the tests too: in the VM job, which has a state folder of its own
