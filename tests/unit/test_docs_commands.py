@@ -60,6 +60,7 @@ def test_a_command_that_is_shown_is_run_somewhere(command):
         or PLACEHOLDERS.search(command)
         or command in RUN_BY_TEST_DOCS | ONE_NODE | IN_VM.keys() | ENDS_ALL_BEDS
         or command.startswith("cxlbed numa --local 0 --remote 1 ")
+        or "--device cuda" in command  # needs a GPU; its options are looked at below
         or command in RUN_HERE | RUN_SMALLER
     ), command
 
