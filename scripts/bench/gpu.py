@@ -53,6 +53,8 @@ OF_COPY = {
     (2048, 656, "a layer of pool A"): 0.65,
     (16384, 1152, "a layer of pool A"): 0.88,
 }
+REGION_CONTEXTS = (3, 7, 14, 28, 68)
+SCATTERED_TOKENS = (64, 1024, 16384)
 CONTEXTS = (1 << 15, 1 << 16, 1 << 17)
 COPY_BYTES = 1 << 30
 PACED_ROUNDS = 31
@@ -253,6 +255,23 @@ def time_lines(run: Run, path: Path) -> None:
                 run.bound(Bound(f"injected {tier} {count}: error", abs(us / asked_us - 1), 0.08))
 
 
+def time_layouts(run: Run) -> None:
+    """64 x 128 misses by the bytes of a layer and by how many tokens lie together; other rows in each replay."""
+    layer_rows = b_layer_rows(1152)
+    with registered_pool(LAYOUTS[1152], B_LAYERS, layer_rows) as store:
+        for contexts in REGION_CONTEXTS:
+            rows = min(contexts * CONTEXT_TOKENS, layer_rows)
+            for tokens in (*SCATTERED_TOKENS, CONTEXT_TOKENS):
+                pool = BenchPool(store, B_LAYERS, rows, tokens == CONTEXT_TOKENS, tokens)
+                asked = BenchBatch(pool, 64, 128)
+                us = swap_us(asked, CudaSwap(store, asked.buffers))
+                run.note(
+                    f"64 x 128, layer of {pool.layer_bytes / 1e9:.1f} GB, {tokens} tokens together: us", round(us, 1)
+                )
+                del asked
+                torch.cuda.empty_cache()
+
+
 def sweep(run: Run) -> None:
     for row_bytes, name in product((1152, 656), "AB"):
         layers, extents = (A_LAYERS, False) if name == "A" else (B_LAYERS, True)
@@ -307,6 +326,9 @@ def main() -> int:
     parser.add_argument("--lines", type=Path, help="times by tier to inject: JSON of `cxlbed latency`")
     parser.add_argument("--pools", default="AB", help="A, B or AB; none with ''")
     parser.add_argument("--rows", default="1152,656", help="bytes of a row, comma-separated")
+    parser.add_argument(
+        "--layouts", action="store_true", help="time one swap-in by region and by tokens that lie together instead"
+    )
     parser.add_argument("--sweep", action="store_true", help="time gathering blocks and warps instead")
     arguments = parser.parse_args()
     try:
@@ -315,8 +337,8 @@ def main() -> int:
         print(error, file=sys.stderr)
         return error.exit_status
     run = Run()
-    if arguments.sweep:
-        sweep(run)
+    if arguments.sweep or arguments.layouts:
+        (sweep if arguments.sweep else time_layouts)(run)
     else:
         for row_bytes in map(int, arguments.rows.split(",")):
             for name, time_pool in (("A", time_pool_a), ("B", time_pool_b)):

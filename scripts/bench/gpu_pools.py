@@ -27,16 +27,18 @@ LAYOUTS = {1152: KvLayout.bf16(), 656: KvLayout.fp8(padded=False)}
 
 @dataclass(frozen=True)
 class BenchPool:
-    """A registered pool of some layers. extents: each sequence of a layer lies in one, else its pages lie anywhere in the layer."""
+    """A registered pool of some layers. extents: each sequence of a layer lies in one, else its pages of
+    scattered_tokens lie anywhere in the layer."""
 
     store: RegisteredStore
     num_layers: int
     layer_rows: int
     extents: bool
+    scattered_tokens: int = PAGE_TOKENS
 
     @property
     def page_tokens(self) -> int:
-        return CONTEXT_TOKENS if self.extents else PAGE_TOKENS
+        return CONTEXT_TOKENS if self.extents else self.scattered_tokens
 
     @property
     def layer_bytes(self) -> int:
@@ -48,10 +50,10 @@ class BenchPool:
             sequences = self.layer_rows // CONTEXT_TOKENS
             chosen = torch.arange(num_requests, device=DEVICE) * sequences // num_requests
             return (chosen * CONTEXT_TOKENS)[:, None].contiguous()
-        pages = self.layer_rows // PAGE_TOKENS
-        needed = num_requests * (CONTEXT_TOKENS // PAGE_TOKENS)
+        pages = self.layer_rows // self.scattered_tokens
+        needed = num_requests * (CONTEXT_TOKENS // self.scattered_tokens)
         order = torch.cat([torch.randperm(pages, device=DEVICE) for _ in range(-(-needed // pages))])
-        return (order[:needed] * PAGE_TOKENS).reshape(num_requests, -1).contiguous()
+        return (order[:needed] * self.scattered_tokens).reshape(num_requests, -1).contiguous()
 
 
 @contextmanager
