@@ -9,7 +9,7 @@ from sac_runtime.gpu.registration import RegisteredStore
 from sac_runtime.models.device import DeviceDecoder
 from sac_runtime.models.pooled import pooled
 
-NEW_TOKENS = 4
+NEW_TOKENS = 3
 
 
 def test_a_model_decodes_on_a_device_as_it_does_untouched(references, make_pool):
