@@ -31,6 +31,7 @@ MOST_BODY_BYTES = 1 << 32
 MOST_DIMENSIONS = 4
 DTYPES = {name: np.dtype(name).newbyteorder("<") for name in ("uint8", "int32", "int64", "float32")}
 PIECE_BYTES = 1 << 20
+FIRST_ROOM_BYTES = 16 << 20  # a layer of 16K tokens and more
 
 Array = NDArray[Any]
 
@@ -123,10 +124,26 @@ def read_message(source: Source) -> Message | None:
     if sum(sizes) != body_bytes:
         raise MessageError(f"message {kind.name}: announces {body_bytes} bytes of body, its arrays take {sum(sizes)}")
     arrays = {
-        name: np.frombuffer(_whole(_read(source, size), size, f"array '{name}'"), dtype).reshape(shape)
+        name: _read_array(source, size, name).view(dtype).reshape(shape)
         for (name, (dtype, shape)), size in zip(specs.items(), sizes, strict=True)
     }
     return Message(kind, fields, arrays)
+
+
+def _read_array(source: Source, size: int, name: str) -> NDArray[np.uint8]:
+    """(size,) uint8 as they come. Room is taken in few and large steps, each once the one before is full: growing from piece to
+    piece would fault every page in anew, which under emulation takes longer than the copy."""
+    raw, filled = np.empty(min(size, FIRST_ROOM_BYTES), np.uint8), 0
+    while filled < size and (piece := source.read(min(size - filled, PIECE_BYTES))):
+        if filled + len(piece) > raw.size:
+            wider = np.empty(min(size, 4 * raw.size), np.uint8)
+            wider[:filled] = raw[:filled]
+            raw = wider
+        raw[filled : filled + len(piece)] = np.frombuffer(piece, np.uint8)
+        filled += len(piece)
+    if filled < size:
+        raise MessageError(f"message: the stream ends {size - filled} bytes too early, within the array '{name}'")
+    return raw
 
 
 def _read(source: Source, size: int) -> bytearray:
