@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from emulation.serving.spec import ClusterSpec, GpuSpec, ModelShape, RdmaWay, ServerSpec
+from emulation.serving.spec import ENGINES, ClusterSpec, GpuSpec, ModelShape, RdmaWay, ServerSpec
 
 Range = tuple[int, int]
 
@@ -59,6 +59,10 @@ def _departures(
         yield f"GPU {spec.gpu.name} (fitted: {fit.gpu})"
     if spec.server.num_gpus != fit.gpus:
         yield f"{spec.server.num_gpus} GPUs per server (fitted: {fit.gpus})"
+    if spec.profile is not None and spec.policy.home != "hbm":
+        yield f"profile {spec.profile.name} in place of the fitted one"
+    if spec.engine != ENGINES[0]:
+        yield f"engine {spec.engine} (fitted: {ENGINES[0]})"
     if spec.tier == "rdma" and spec.rdma != RdmaWay():
         yield f"RDMA as {spec.rdma.name!r} with {spec.rdma.nics} NICs (fitted: {fit.rdma!r} with {RdmaWay().nics})"
 

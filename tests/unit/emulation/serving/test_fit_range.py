@@ -65,3 +65,12 @@ def test_a_profile_that_was_given_brings_its_own_wire():
     spec = replace(cluster_on(), tier="rdma", profile=load_profile("rdma-400g@gpu"))
     assert spec.nic_gbit == 400
     assert spec.prefetch_profile.adapter.read_bytes_per_ns == 50
+
+
+def test_another_profile_and_another_engine_were_not_fitted():
+    spec = replace(cluster_on(), profile=load_profile("cxl-direct-140@gpu"), engine="chunked")
+    assert outside_fit(spec, **INSIDE) == (
+        "profile cxl-direct-140@gpu in place of the fitted one",
+        "engine chunked (fitted: prefill-first)",
+    )
+    assert outside_fit(replace(spec, tier="hbm", engine="prefill-first"), **INSIDE) == ()
