@@ -12,8 +12,10 @@ LONG_FUNCTIONS = {  # and why
     "sac_runtime/gpu/kernels.py: plan_kernel": "a launch has one argument per array and stride, each on a line",
 }
 LATE_IMPORTS = {  # files that import where they use it, and why
+    "emulation/cli/latency.py": "torch and Triton, which a GPU's fetches alone need, may not be installed",
     "emulation/pytest_plugin.py": "pytest loads it in every run of an environment that has cxlbed",
     "emulation/report/plots.py": "matplotlib takes longer than most verbs",
+    "scripts/bench/gpu.py": "a machine without matplotlib measures without a picture",
     "guest/agent/runtime.py": "importlib.metadata is a fifth of the start of a worker that needs it seldom",
 }
 TYPES_ALONE = {  # files that import for types alone, and why
