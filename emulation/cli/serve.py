@@ -34,6 +34,7 @@ from emulation.cli.serve_options import (
     ObserveOption,
     OutputOption,
     OverlapOption,
+    PerRequestOption,
     PlacementOption,
     PlotsOption,
     PrefillGpusOption,
@@ -54,6 +55,7 @@ from emulation.cli.serve_options import (
 )
 from emulation.cli.terminal import show
 from emulation.errors import InputError
+from emulation.files import write_whole
 from emulation.report.comparison import comparison_record, comparison_tables, draw_comparison, verdict
 from emulation.report.observed import beside_table
 from emulation.report.serving import draw_records, records_table
@@ -64,6 +66,7 @@ from emulation.serving.compare import CONCURRENCIES, Setting, compare
 from emulation.serving.observed import read_observed
 from emulation.serving.records import ComparisonDocument, ServingRecord, SweepDocument
 from emulation.serving.replay import replay_of
+from emulation.serving.request_table import COLUMNS, request_lines
 from emulation.serving.slo import Slo
 from emulation.serving.spec import ENGINES, PLACEMENTS, ClusterSpec
 from emulation.serving.sweep import (
@@ -119,6 +122,7 @@ def serve(
     slo_tbt: SloTbtOption = None,
     intervals: IntervalsOption = Intervals.AUTO,
     plots: PlotsOption = None,
+    per_request: PerRequestOption = None,
     observe: ObserveOption = None,
     compare: CompareOption = False,
     json: JsonOption = None,
@@ -153,7 +157,7 @@ def serve(
     traffic = Arrivals(
         num_prompts or PAPER_REQUESTS, num_prefixes, rate, burstiness, replay, seed, Slo(slo_ttft, slo_tbt)
     )
-    return _sweep(axes, traffic, base, intervals, plots, json)
+    return _sweep(axes, traffic, base, intervals, plots, per_request, json)
 
 
 def _axes(words: Sequence[str], lists: Sequence[str], profile: str | None, topk_trace: Path | None) -> SweepAxes:
@@ -208,15 +212,20 @@ def _sweep(
     base: ClusterSpec,
     intervals: Intervals,
     plots: Path | None,
+    per_request: Path | None,
     json: Path | None,
 ) -> None:
-    records, latencies = [], []
+    records, latencies, lines = [], [], [COLUMNS]
     for record, outcome in _run(axes, traffic, base, intervals):
         records.append(record)
         latencies.append(outcome.recorder.latency_cdf() if outcome else {})
+        if per_request and outcome:
+            lines += request_lines(len(records) - 1, record.tier, outcome.recorder)
     show(json, records_table(records))
     if plots:
         show(json, *(f"drawn: {path}" for path in draw_records(plots, records, latencies)))
+    if per_request:
+        write_whole(per_request, "".join(lines))
     write_json(json, asdict(SweepDocument(records)))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emulation.cli.output import folder_option
+from emulation.cli.output import file_option, folder_option
 
 
 class Intervals(StrEnum):
@@ -117,6 +117,14 @@ CoherenceOption = Annotated[
         "--coherence",
         help="How hosts see one another's KV in the pool: bypass (GPUs load and store past the CPU's caches), or moved by the CPU "
         "with non_temporal stores, clflush or uncached.",
+    ),
+]
+PerRequestOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--per-request",
+        callback=file_option("--per-request"),
+        help="Write one line of CSV per request to this file.",
     ),
 ]
 PlotsOption = Annotated[

@@ -141,6 +141,8 @@ class Recorder:
         self._top_k = top_k
         self.good = good  # counts what meets an SLO, if there is one
         self.arrived_ns = array("d")
+        self.prompt_lens = array("q")
+        self.output_lens = array("q")
         self.ttft_ns = array("d")
         self.tpot_ns = array("d")
         self.e2e_ns = array("d")
@@ -163,6 +165,8 @@ class Recorder:
         """Book a finished request; `entries`: what it missed per layer and step."""
         steps = request.output_len - 1
         self.arrived_ns.append(arrived_ns)
+        self.prompt_lens.append(request.prompt_len)
+        self.output_lens.append(request.output_len)
         self.ttft_ns.append(first_token_ns - arrived_ns)
         self.e2e_ns.append(now_ns - arrived_ns)
         tpot_ns = (now_ns - first_token_ns) / steps if steps else 0.0

@@ -1,5 +1,6 @@
 """`cxlbed serve` from its options to its records, and the metrics it reports."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -280,3 +281,19 @@ def test_one_output_token_has_no_gap_and_no_figure_of_one(tmp_path):
     assert [record[f"{which}_{name}_ms"] for which in ("mean", "p99") for name in ("tpot", "itl")] == [None] * 4
     assert record["mean_ttft_ms"] > 0
     assert " - " in printed
+
+
+def test_each_request_is_a_line_of_csv_whose_means_are_the_records(tmp_path):
+    path = tmp_path / "requests.csv"
+    found, _ = serve(
+        tmp_path, f"--tier dram,cxl --context 16K --concurrency 4 --requests 6 --output 8 --per-request {path}"
+    )
+    lines = list(csv.DictReader(path.read_text().splitlines()))
+    assert len(lines) == 12
+    for number, record in enumerate(found["records"]):
+        own = [line for line in lines if line["record"] == str(number)]
+        assert {(line["tier"], line["input_len"], line["output_len"]) for line in own} == {
+            (record["tier"], "16384", "8")
+        }
+        for figure in ("ttft_ms", "tpot_ms", "e2e_latency_ms"):
+            assert sum(float(line[figure]) for line in own) / 6 == pytest.approx(record[f"mean_{figure}"], rel=1e-6)
