@@ -144,7 +144,7 @@ def serve(
     )
     num_prompts = None if requests is None else _one_number("requests", requests)
     if compare:
-        _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate}, axes)
+        _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate, "per_request": per_request}, axes)
         return _compare(axes, base, num_prompts or PAPER_REQUESTS, plots, json)
     if observe:
         return _observe(observe, axes, base, intervals, json)
