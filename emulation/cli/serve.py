@@ -133,15 +133,10 @@ def serve(
         raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
     lists = (context, concurrency, output or "1K", devices, servers, gpus, hot_buffer, round_number)
     axes = _axes((tier, engine, placement), lists, profile, topk_trace)
-    base = replace(
-        cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv),
-        overlap=overlap,
-        striped=striped,
-        chunk_tokens=_one_number("chunk-tokens", chunk_tokens),
-        prefill_gpus=_one_number("prefill-gpus", prefill_gpus),
-        free_hbm_prefix=hbm_prefix is HbmPrefix.KEPT,
-        coherence=coherence,
-    )
+    base = replace(cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv), overlap=overlap, striped=striped)
+    chunk, prefill = _one_number("chunk-tokens", chunk_tokens), _one_number("prefill-gpus", prefill_gpus)
+    base = replace(base, chunk_tokens=chunk, prefill_gpus=prefill, coherence=coherence)
+    base = replace(base, free_hbm_prefix=hbm_prefix is HbmPrefix.KEPT)
     num_prompts = None if requests is None else _one_number("requests", requests)
     if compare:
         _refuse_with_compare({"profile": profile, "trace": trace, "rate": rate, "per_request": per_request}, axes)

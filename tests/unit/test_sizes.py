@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 MOST_LINES = {"emulation": 400, "guest": 400, "qemu_configs": 400, "sac_runtime": 400, "scripts": 400, "tests": 500}
 MOST_LINES_OF_A_FUNCTION = 60
-LONG_FUNCTIONS = {  # and why
+LONG_FUNCTIONS = {
+    "emulation/cli/serve.py: serve": "a line per option",  # and why
     "sac_runtime/gpu/kernels.py: plan_kernel": "a launch has one argument per array and stride, each on a line",
 }
 LATE_IMPORTS = {  # files that import where they use it, and why
