@@ -3,12 +3,13 @@
 Knows the topology; asks no guest. `cxlbed render --format picture` prints the JSON form.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
-from qemu_configs.topology import Access, Attachment, Bridge, Host, Topology
+from qemu_configs.topology import Access, Attachment, Bridge, Device, Host, Topology
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ def picture_of(topology: Topology, host: Host) -> Picture:
 
 
 def notes(topology: Topology, host: Host) -> tuple[str, ...]:
-    """What a stock kernel will not do with this host; nothing here is an error of the bed file."""
+    """What a stock kernel will not do with this host, and what is not known of it; nothing here is an error of the bed file."""
     devices = topology.devices_of(host)
     offline = (
         f"device '{device.name}': dynamic capacity stays offline (no stock Linux up to 7.3 takes its extents)"
@@ -119,7 +120,18 @@ def notes(topology: Topology, host: Host) -> tuple[str, ...]:
         for region in host.regions
         if len(region.devices) > 1
     )
-    return (*offline, *claims, *interleaved)
+    return (*offline, *claims, *interleaved, *_unknown(devices, host))
+
+
+def _unknown(devices: tuple[Device, ...], host: Host) -> Iterator[str]:
+    """What no look at the file can know."""
+    for device in devices:
+        if device.sparse:
+            yield f"device '{device.name}': sparse, so nobody looked whether what will be written to it has room here"
+        if not device.plugged:
+            yield f"device '{device.name}': is not there until it is plugged, nor are the regions over it"
+    if host.qemu:
+        yield f"qemu: {' '.join(host.qemu)}: passed as it is; whether QEMU takes it shows when the host starts"
 
 
 def _memdev(topology: Topology, attachment: Attachment) -> MemdevPicture:

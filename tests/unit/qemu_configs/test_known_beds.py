@@ -7,7 +7,7 @@ import pytest
 from emulation.machines.this_machine import any_machine
 from qemu_configs.bedfile import load, parse
 from qemu_configs.errors import BedFileError
-from qemu_configs.picture import picture_of
+from qemu_configs.picture import notes, picture_of
 from tests.support.linux_cxl import Kernel
 
 FOLDER = Path(__file__).parents[2] / "beds"
@@ -23,6 +23,17 @@ def test_a_known_topology_is_a_usable_bed_whose_regions_linux_makes(path):
         for region in host.regions_by_address():
             kernel.create(region)
         assert len(picture_of(topology, host).windows) == len(host.windows)
+
+
+def test_what_cannot_be_known_before_a_bed_is_up_is_noted():
+    late, order = (load(FOLDER / f"{stem}.yaml") for stem in ("plugged-later", "address-order"))
+    assert notes(late, late.hosts[0]) == (
+        "device 'comes': is not there until it is plugged, nor are the regions over it",
+        "qemu: -device nvme,serial=beside,bus=pcie.0,addr=6: passed as it is; whether QEMU takes it shows when the host starts",
+    )
+    assert notes(order, order.hosts[0]) == (
+        "device 'big': sparse, so nobody looked whether what will be written to it has room here",
+    )
 
 
 def refused(stem, *edits):
