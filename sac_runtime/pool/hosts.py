@@ -44,6 +44,7 @@ DEFAULT_PATIENCE_S = 5.0  # assumed: silence after which a host counts as dead; 
 MOST_COUNT = 2**62  # of sequences and epochs; no pool gets there
 _READING = 4  # which word of a state line "reading" is
 MOST_OPENINGS = 2**30 - 1  # of a pool as one host
+MOST_TORN_MARK_READS = 20  # assumed: a mark is written once, and a line is half-written for nanoseconds
 MOST_TORN_READS = 1000  # assumed: no live host is caught with both lines torn so often in a row
 
 
@@ -281,7 +282,7 @@ class Hosts:
     def _settled_own_area(self) -> Lines:
         """The own area, read again while a mark in it is half-written; one whose writer died on the way stays so."""
         area = self._read_own_area()
-        for _ in range(MOST_TORN_READS):
+        for _ in range(MOST_TORN_MARK_READS):
             if area.tobytes() == self._own_area.tobytes() or not self._torn_marks(area).any():
                 break
             area = self._read_own_area()

@@ -22,6 +22,7 @@ from sac_runtime.pool.lines import ENTRY, MULTIPLIERS, Lines, read_lines, salt_o
 from sac_runtime.rows.layout import LINE_BYTES
 
 SCAN_LINES = 8 * MAX_BATCH  # read at once: 512 KiB stays in the cache while it is checked
+PEEKED_LINES = 8  # from the head on: most appends are shorter, and of a longer one some line is among them
 THERE, OTHER, TORN = 0, 1, 2  # enum sac_verdict of sac.h
 
 
@@ -80,8 +81,9 @@ class Journal:
     def unannounced(self, head: int) -> Lines:
         """Whole entries of sequence `head` and beyond, in order, that lie in the ring though no state line covers them: of an
         append that is on its way or was cut off, or of one whose state line was lost again. Returns (n,) ENTRY."""
-        at_head = read_lines(self._store, self._slot_offset(head), 1, ENTRY)
-        if int(at_head["sequence"][0]) < head:
+        _, end = next(self._pieces(head, head + min(self._batch, PEEKED_LINES)))
+        at_head = read_lines(self._store, self._slot_offset(head), end - head, ENTRY)
+        if (at_head["sequence"] < head).all():
             return at_head[:0]
         entries = self._whole_from(head, head + self._batch)
         # More than one batch is not on its way at once: then any slot may hold what no state line covers.
