@@ -33,7 +33,9 @@ class TraceReplay:
             require_law(self, self.request_rate, self.burstiness)
         if not self.trace.timed and self.request_rate is None and self.max_concurrency is None:
             raise InputError("TraceReplay: the trace records no arrivals; give a request_rate or max_concurrency")
-        if (span_ns := self.num_loops * self._span_ns / self.rate_scale) > _MOST_SPAN_NS:
+        loops_before_last = max(0.0, self.num_loops - 1)
+        last_ns = self.trace.requests[-1].arrival_ns
+        if (span_ns := (loops_before_last * self._span_ns + last_ns) / self.rate_scale) > _MOST_SPAN_NS:
             raise InputError(
                 f"TraceReplay: rate_scale={self.rate_scale} and num_prompts={self.num_prompts} stretch the replay over "
                 f"{span_ns:.1e} ns, above {_MOST_SPAN_NS:.1e}; raise the one or lower the other"

@@ -118,3 +118,11 @@ def test_sessions_in_a_closed_loop_follow_one_another(trace_of):
     outcome = simulate(ClusterSpec("cxl"), replay_of(trace, 6, concurrency=1))
     assert outcome.recorder.completed == 6
     assert outcome.recorder.summary().concurrency < 1  # delays between turns
+
+
+def test_a_trace_of_nearly_ten_years_is_replayed_once_but_not_twice(trace_of):
+    lines = (f'{{"timestamp": {at}, "input_length": 9, "output_length": 1}}\n' for at in (0, 315_000_000_000))
+    trace = trace_of("".join(lines))
+    assert replay_of(trace).num_prompts == 2
+    with pytest.raises(InputError, match="stretch the replay"):
+        replay_of(trace, 4)
