@@ -11,6 +11,7 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from qemu_configs.slots import DISK_SLOT, EXCHANGE_SLOT, FIRST_BRIDGE_SLOT, NET_SLOT, RNG_SLOT
 from qemu_configs.topology import (
     KIB,
     LOCAL_DISTANCE,
@@ -24,8 +25,6 @@ from qemu_configs.topology import (
 )
 from qemu_configs.type3 import backends, downstream_port, root_port, type3
 
-# Slots of pcie.0. All are said, so that nothing lands on a pxb-cxl and libvirt adds no ports of its own.
-DISK_SLOT, RNG_SLOT, NET_SLOT, EXCHANGE_SLOT, FIRST_BRIDGE_SLOT = 0x02, 0x03, 0x04, 0x05, 0x08
 EXCHANGE_BYTES = 128 * MIB  # the testbed and its agents lay it out (guest/agent/lane.py)
 _GUEST_SSH_PORT = 22
 _TEMPLATES = Path(__file__).parent / "templates"

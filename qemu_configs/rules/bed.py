@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from qemu_configs.render import DISK_SLOT, EXCHANGE_SLOT, FIRST_BRIDGE_SLOT, NET_SLOT, RNG_SLOT
 from qemu_configs.rules.capacity import MIN_DRAM_BYTES, capacity_problems, share_bytes
 from qemu_configs.rules.interleave import region_problems, window_problems
 from qemu_configs.rules.wording import (
@@ -21,6 +20,7 @@ from qemu_configs.rules.wording import (
     name_problems,
     round_up,
 )
+from qemu_configs.slots import DISK_SLOT, EXCHANGE_SLOT, FIRST_BRIDGE_SLOT, NET_SLOT, RNG_SLOT
 from qemu_configs.topology import MIB, Access, Bridge, Device, Host, PoolSpec, Region, Topology, format_size
 
 MAX_BRIDGES = 16  # PCI slots of pcie.0 that rendering keeps for them
