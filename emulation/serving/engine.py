@@ -21,7 +21,8 @@ from typing import Any
 
 from emulation.serving.agenda import Agenda
 from emulation.serving.bursts import Bursts
-from emulation.serving.costs import CostModel, RequestCost
+from emulation.serving.costs import CostModel
+from emulation.serving.gpu import Gpu, Running, outstanding
 from emulation.serving.lockstep import Lockstep
 from emulation.serving.metrics import Recorder
 from emulation.serving.routes import ClusterRoutes
@@ -33,38 +34,6 @@ CROWDED_REFRESH_NS = 5e7  # and so often where it exceeds
 CROWDED_LOAD = 0.7
 QUIET_LOAD = 0.3  # up to this much, others leave room enough for loads and prefills
 NOTICED_LOAD = 0.01  # a smaller change of others' load changes nothing
-
-
-class Running:
-    """A request on its way through a server. since_ns: when its present state began; own_wait: factor on its waits."""
-
-    __slots__ = ("arrived_ns", "cost", "decodes", "first_token_ns", "gpu", "own_wait", "request", "since_ns")
-
-    def __init__(
-        self, request: Request, cost: RequestCost, gpu: "Gpu", arrived_ns: float, now_ns: float, own_wait: float
-    ) -> None:
-        self.request, self.cost, self.gpu = request, cost, gpu
-        self.arrived_ns, self.since_ns, self.own_wait = arrived_ns, now_ns, own_wait
-        self.first_token_ns = 0.0
-        self.decodes = False
-
-
-class Gpu:
-    """Queues and sums of one GPU. work_ns: its part of a step's compute; bytes: of KV and indexer keys, for its links."""
-
-    __slots__ = ("entries", "free_hbm_bytes", "index", "loading", "num_decoding", "outstanding", "read_bytes", "ready",
-                 "received_bytes", "sent_bytes", "tokens", "waiting", "wire_free_ns", "work_ns", "written_bytes")  # fmt: skip
-
-    def __init__(self, index: int, hbm_bytes: int) -> None:
-        self.index = index
-        self.free_hbm_bytes = hbm_bytes
-        self.waiting: deque[Running] = deque()  # for HBM
-        self.ready: deque[Running] = deque()  # for its prefill
-        self.loading: Running | None = None  # or prefilling
-        self.num_decoding = self.outstanding = 0
-        self.entries = self.tokens = self.work_ns = 0.0  # of all that decode: missed per layer and step; of context
-        self.wire_free_ns = 0.0  # when its NIC has moved all that it has been given
-        self.read_bytes = self.written_bytes = self.received_bytes = self.sent_bytes = 0.0
 
 
 class Server:
@@ -115,7 +84,7 @@ class Server:
 
     def submit(self, request: Request, arrived_ns: float, cached_len: int) -> None:
         """Take a request now; it was sent at `arrived_ns`."""
-        gpu = min(self._decode_gpus, key=_outstanding)
+        gpu = min(self._decode_gpus, key=outstanding)
         gpu.outstanding += 1
         self.outstanding += 1
         cost = self._costs.of_request(request.prompt_len, request.output_len, cached_len)
@@ -416,7 +385,3 @@ def _allowed(speed: float, flow: list[float], free: list[float]) -> float:
         if num_bytes * speed > free[group]:
             speed = free[group] / num_bytes
     return speed
-
-
-def _outstanding(gpu: Gpu) -> int:
-    return gpu.outstanding
