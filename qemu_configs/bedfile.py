@@ -4,6 +4,7 @@ Knows pydantic's findings; YAML is yaml_text.py's, the model topology.py's, the 
 unreadable numbers are set aside, so that what is left can be checked by the rules in the same go.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,9 +51,10 @@ def find(name_or_path: str | Path) -> Path:
     if str(name_or_path) in stock_names():
         return stock
     path = Path(name_or_path)
-    if path.is_file():
+    if os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a name too long for a file)
         return path
-    why = "is a folder, not a bed file" if path.is_dir() else "is neither a file nor a stock topology"
+    is_folder = os.path.isdir(path)  # noqa: PTH112 (as above)
+    why = "is a folder, not a bed file" if is_folder else "is neither a file nor a stock topology"
     raise BedFileError(str(name_or_path), [f"bed file: {why} (stock: {', '.join(stock_names())})"])
 
 
@@ -63,8 +65,11 @@ def load(name_or_path: str | Path, machine: Machine | None = None) -> Topology:
     path = find(name_or_path)
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise BedFileError(str(path), [f"bed file: cannot be read ({exc})"]) from exc
+    except UnicodeDecodeError as exc:
+        byte = f"byte {exc.object[exc.start]:#04x} at {exc.start}"
+        raise BedFileError(str(path), [f"bed file: is no UTF-8 ({byte}; save it as UTF-8)"]) from exc
+    except OSError as exc:
+        raise BedFileError(str(path), [f"bed file: cannot be read ({exc.strerror}; name one that can)"]) from exc
     return parse(text, str(path), machine, path.parent)
 
 

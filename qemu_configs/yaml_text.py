@@ -8,6 +8,7 @@ is how errors quote a value of such a text, whatever its size.
 
 import re
 from reprlib import Repr
+from typing import NoReturn
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -49,13 +50,22 @@ def read_yaml(text: str) -> tuple[object, list[str]]:
         return loader.get_single_data(), loader.problems
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark else 1
-        raise YamlError(line, f"is not YAML: {exc.problem or exc.context}") from None
+        raise YamlError(line, f"is not YAML: {_flaw(exc)}") from None
+    except yaml.reader.ReaderError as exc:
+        line = text.count("\n", 0, exc.position) + 1
+        raise YamlError(line, f"is not YAML: it holds character {exc.character:#04x}, which prints nothing") from None
     except RecursionError:
         raise YamlError(None, "is not YAML that can be read: it nests too deeply") from None
     except yaml.YAMLError as exc:
         raise YamlError(None, f"is not YAML: {exc}") from None
     except _FLAWS as exc:
         raise YamlError(None, f"is not YAML that can be read: a character is none ({exc})") from None
+
+
+def _flaw(error: yaml.MarkedYAMLError) -> str:
+    """What is wrong, in PyYAML's words; where it says `but found`, with what it expected."""
+    problem = error.problem or error.context or ""
+    return f"{error.context}, {problem}" if problem.startswith("but ") else problem
 
 
 class _PlainLoader(yaml.SafeLoader):
@@ -74,6 +84,13 @@ class _PlainLoader(yaml.SafeLoader):
         except _FLAWS:
             kind = node.tag.removeprefix("tag:yaml.org,2002:")
             raise ConstructorError(None, None, f"{shown(node.value)} is no {kind}", node.start_mark) from None
+
+    def construct_undefined(self, node: yaml.Node) -> NoReturn:
+        """Refuse a tag that no bed file and no profile has a use for, such as !!binary, !!set or a program's own."""
+        tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+        raise ConstructorError(
+            None, None, f"tag {tag} is not read here (write text, numbers, lists and keys)", node.start_mark
+        )
 
     def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
         """The text of a scalar. Raises ConstructorError for one that no file can hold."""
@@ -136,6 +153,9 @@ for _tag, _pattern, _first_characters in (
 ):
     _PlainLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(rf"(?:{_pattern})\Z"), _first_characters)
 _PlainLoader.add_constructor("tag:yaml.org,2002:int", _PlainLoader.construct_whole_number)
+for _tag in ("binary", "timestamp", "omap", "pairs", "set"):
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_tag}", _PlainLoader.construct_undefined)
+_PlainLoader.add_constructor(None, _PlainLoader.construct_undefined)
 _PlainLoader.add_constructor("tag:yaml.org,2002:float", _PlainLoader.construct_number)
 
 

@@ -131,7 +131,9 @@ def serve(
     of the serving engine over the links of the timing profiles."""
     if burstiness != 1 and rate is None:
         raise InputError(f"serve: burstiness={burstiness} shapes arrivals at a rate; give --rate")
-    lists = (context, concurrency, output or "1K", devices, servers, gpus, hot_buffer, round_number)
+    if block_tokens is not None and trace is None:
+        raise InputError(f"serve: block-tokens={block_tokens} is of a trace's hash ids; give --trace")
+    lists = (context, concurrency, "1K" if output is None else output, devices, servers, gpus, hot_buffer, round_number)
     axes = _axes((tier, engine, placement), lists, profile, topk_trace)
     base = replace(cluster_on(model, gpu, rdma, nics, nic_gbit, hbm_kv), overlap=overlap, striped=striped)
     chunk, prefill = _one_number("chunk-tokens", chunk_tokens), _one_number("prefill-gpus", prefill_gpus)
@@ -189,7 +191,7 @@ def _one_number(option: str, text: str) -> int:
 
 def _profiles(names: str | None) -> tuple[Profile, ...]:
     """Profiles by name; one of a CPU's is read by the testbed's GPU instead, since GPUs fetch here."""
-    loaded = [load_profile(name.strip()) for name in names.split(",")] if names else []
+    loaded = [load_profile(name.strip()) for name in names.split(",")] if names is not None else []
     return tuple(profile if profile.read_by == "gpu" else read_by_gpu(profile) for profile in loaded)
 
 

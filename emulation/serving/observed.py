@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from emulation.errors import InputError
+from emulation.files import read_text
 from emulation.serving.intervals import METRICS
 
 MOST_BYTES = 1 << 30
@@ -61,11 +62,9 @@ def read_observed(path: Path) -> Observed:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise InputError(f"observed {path}: {path.stat().st_size} bytes, more than {MOST_BYTES}; give one run")
-        text = path.read_text(encoding="utf-8")
     except OSError as exc:
         raise InputError(f"observed {path}: {exc.strerror or exc}; name a file that can be read") from exc
-    except ValueError as exc:
-        raise InputError(f"observed {path}: {exc}; name a text file in UTF-8") from exc
+    text = read_text("observed", path)
     if not text.lstrip().startswith("{") and _TITLE in text:
         return _of_run(path, _printed(text), 1, 1)
     runs = _json_runs(path, text)

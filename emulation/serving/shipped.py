@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from emulation.errors import InputError
+from emulation.files import read_text
 from emulation.timing.figure_file import FilePart, parse_figures
 
 Kind = Literal["model", "gpu", "rdma"]
@@ -31,10 +32,4 @@ def read_shipped(kind: Kind, form: type[File], name_or_path: str) -> File:
     if not name_or_path.endswith(".yaml") and not os.path.isfile(path):  # noqa: PTH113 (Path.is_file raises for a long name)
         known = ", ".join(shipped_names(kind))
         raise InputError(f"{kind}: name={name_or_path!r} is unknown; take one of {known}, or the path of a .yaml file")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise InputError(f"{kind} file {path}: {exc.strerror or exc}; name a file that can be read") from exc
-    except ValueError as exc:  # not UTF-8, or a path with a NUL
-        raise InputError(f"{kind} file {path}: {exc}; name a text file in UTF-8") from exc
-    return parse_figures(form, text, f"{kind} file {path}")
+    return parse_figures(form, read_text(f"{kind} file", path), f"{kind} file {path}")

@@ -21,6 +21,7 @@ from sac_runtime.rows.layout import (
 
 GB = 1_000_000_000
 TIB = 1 << 40
+MOST_PARTS = 4096  # servers, devices, GPUs per server: a fabric of CXL 3.0 has no more nodes
 ENGINES = ("prefill-first", "chunked", "separated")
 PLACEMENTS = ("least-requests", "round-robin", "prefix")
 
@@ -185,11 +186,15 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         if self.tier not in SERVED:
             raise InputError(f"cluster: tier={self.tier!r} is unknown; take one of {', '.join(SERVED)}")
-        for name in ("num_servers", "num_devices"):
-            if getattr(self, name) < 1:
-                raise InputError(f"cluster: {name}={getattr(self, name)} must be at least 1")
-        if self.server.num_gpus < 1:
-            raise InputError(f"cluster: num_gpus={self.server.num_gpus} must be at least 1")
+        for name, value in (
+            ("num_servers", self.num_servers),
+            ("num_devices", self.num_devices),
+            ("num_gpus", self.server.num_gpus),
+        ):
+            if value < 1:
+                raise InputError(f"cluster: {name}={value} must be at least 1")
+            if value > MOST_PARTS:
+                raise InputError(f"cluster: {name}={value} must be at most {MOST_PARTS}")
         if self.hot_buffer < self.model.top_k:
             raise InputError(f"cluster: hot_buffer={self.hot_buffer} is below top_k; give at least {self.model.top_k}")
         if self.overlap is not None and not 0 < self.overlap < 1:

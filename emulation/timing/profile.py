@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emulation.errors import InputError
+from emulation.files import read_text
 from emulation.timing.figure_file import Figure
 from emulation.timing.profile_file import CoherenceFigures, LinkFigures, parse_file
 from emulation.timing.profile_folders import find_profile
@@ -86,13 +87,7 @@ def load_profile(name_or_path: str) -> Profile:
     if name_or_path.endswith(GPU_SUFFIX):
         return read_by_gpu(load_profile(name_or_path.removesuffix(GPU_SUFFIX)))
     path = Path(name_or_path) if is_path(name_or_path) else find_profile(name_or_path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as exc:
-        raise InputError(f"profile file {path}: {exc.strerror or exc}; name a file that can be read") from exc
-    except ValueError as exc:  # not UTF-8, or a path with a NUL
-        raise InputError(f"profile file {path}: {exc}; name a text file in UTF-8") from exc
-    return parse_profile(text, str(path))
+    return parse_profile(read_text("profile file", path), str(path))
 
 
 def read_by_gpu(tier: Profile) -> Profile:

@@ -33,7 +33,7 @@ def name_problem(owner: str, name: str) -> Iterator[str]:
     """A name that QEMU, libvirt or the file system would not take."""
     if not re.fullmatch(NAME_PATTERN, name):
         yield (
-            f"{owner}: name='{name}' is not a name for QEMU, libvirt and files alike "
+            f"{owner}: name={name!r} is not a name for QEMU, libvirt and files alike "
             "(a small letter, then up to 31 small letters, digits and dashes)"
         )
 

@@ -60,6 +60,8 @@ def open_trace(path: Path | str) -> Trace:
     """The trace in a file: a trace file, or a table in npz or CSV. Raises TraceError for what is none of them."""
     path = Path(path)
     try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise TraceError(f"trace {path}: is a device or a pipe; name a file that can be read")
         with path.open("rb") as file:
             first = file.read(len(MAGIC))
         if first == MAGIC:

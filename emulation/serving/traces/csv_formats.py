@@ -3,15 +3,16 @@
 Sources: AzurePublicDataset, LLM inference traces 2023 and 2024 (CC BY 4.0); BurstGPT 1.1, as aiperf 0.13 reads it."""
 
 import csv
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from math import isfinite
 
 from emulation.serving.traces.entry import MOST_MS, MOST_TOKENS, Entry
 from emulation.serving.traces.source import TraceText, shown
 
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 BURSTGPT_COLUMNS = ("Timestamp", "Request tokens", "Response tokens")
+_DECIMAL = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 
 
 def azure_entries(text: TraceText) -> Iterator[Entry]:
@@ -34,7 +35,11 @@ def columns_of(line: str) -> tuple[str, ...]:
 
 def _entries(text: TraceText, columns: tuple[str, ...], to_ms: Callable[[str], float | None]) -> Iterator[Entry]:
     rows = _rows(text)
-    names = tuple(name.strip() for name in next(rows)[1])
+    place, head = next(rows)
+    names = tuple(name.strip() for name in head)
+    twice = next((name for name in names if name in columns and names.count(name) > 1), None)
+    if twice is not None:
+        raise text.refusal(place, f"column {twice} stands twice; keep one")
     at = tuple(names.index(name) for name in columns)
     for line, row in rows:
         if len(row) != len(names):
@@ -72,8 +77,7 @@ def _date_ms(word: str) -> float | None:
 
 
 def _seconds_ms(word: str) -> float | None:
-    try:
-        seconds = float(word)
-    except ValueError:
+    if not _DECIMAL.fullmatch(word):  # float() takes digits of any script, 1_0 and nan
         return None
-    return seconds * 1e3 if isfinite(seconds) and 0 <= seconds * 1e3 <= MOST_MS else None
+    milliseconds = float(word) * 1e3
+    return milliseconds if 0 <= milliseconds <= MOST_MS else None

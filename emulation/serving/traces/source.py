@@ -147,7 +147,8 @@ def _off(fields: JsonObject, name: str, rule: str) -> str:
 def _content(path: Path) -> bytes:
     try:
         if not path.is_file():
-            raise InputError(f"trace {path}: there is no such file; name one that can be read")
+            what = "is no file" if path.exists() else "there is no such file"
+            raise InputError(f"trace {path}: {what}; name one that can be read")
         if (size_bytes := path.stat().st_size) > MOST_BYTES:
             raise InputError(f"trace {path}: size_bytes={size_bytes} exceeds {MOST_BYTES}; replay a part of it")
         return path.read_bytes()

@@ -52,8 +52,13 @@ def test_a_folder_is_no_bed_file(tmp_path):
 def test_bytes_that_are_no_text_are_one_clear_problem(tmp_path):
     path = tmp_path / "bed.yaml"
     path.write_bytes(b"\xff\xfe\x00name")
-    with pytest.raises(BedFileError, match="cannot be read"):
+    with pytest.raises(BedFileError, match=r"is no UTF-8 \(byte 0xff at 0; save it as UTF-8\)"):
         load(path)
+
+
+def test_a_name_too_long_for_a_file_is_no_bed_file_in_our_words():
+    with pytest.raises(BedFileError, match="is neither a file nor a stock topology"):
+        load("a" * 5000)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +69,10 @@ def test_bytes_that_are_no_text_are_one_clear_problem(tmp_path):
         ("", "bed file: holds nothing where keys are expected (start with name, devices, hosts)"),
         ("- a\n- b\n", "bed file: holds a list where keys are expected (start with name, devices, hosts)"),
         ("just words", "bed file: holds 'just words' where keys are expected (start with name, devices, hosts)"),
-        ("name: x\n---\nname: y\n", "line 2: is not YAML: but found another document"),
+        (
+            "name: x\n---\nname: y\n",
+            "line 2: is not YAML: expected a single document in the stream, but found another document",
+        ),
     ],
 )
 def test_what_is_not_yaml_is_named_with_its_line(text, problem):

@@ -72,3 +72,18 @@ def test_a_leading_zero_is_refused_once_with_both_readings(written, fix):
 
 def test_keys_are_names_whatever_they_look_like():
     assert read_yaml("on: 1\n12: 2\n~: 3\n")[0] == {"on": 1, "12": 2, "~": 3}
+
+
+@pytest.mark.parametrize(
+    "written", ["!!binary aGk=", "!!set {a}", "!!omap [a: 1]", "!!timestamp 2001-01-01", "!own 1", "!!pairs [a: 1]"]
+)
+def test_a_tag_that_no_file_has_a_use_for_is_refused_with_its_line(written):
+    with pytest.raises(YamlError, match=f"line 2: is not YAML: tag {written.split()[0]} is not read here") as caught:
+        read_yaml(f"a: 1\nb: {written}\n")
+    assert caught.value.line == 2
+
+
+def test_a_character_that_prints_nothing_is_told_with_its_line():
+    with pytest.raises(YamlError) as caught:
+        read_yaml("a: 1\nb: \x07\n")
+    assert str(caught.value) == "line 2: is not YAML: it holds character 0x07, which prints nothing"

@@ -109,3 +109,16 @@ def test_an_unknown_format_is_named_with_those_that_are_known(read, text):
 def test_what_a_format_cannot_hold_is_refused_by_place_and_field(read, text, words):
     with pytest.raises(InputError, match=words):
         read(text)
+
+
+@pytest.mark.parametrize("written", ["1_0", "٥", "nan", "inf", "1e400", "-5", "0x5", ""])
+def test_a_time_that_only_python_reads_is_refused(read, written):
+    with pytest.raises(InputError, match=r"line 2: Timestamp=.* must be a time"):
+        read(TEXTS["burstgpt"].replace("\n5,", f"\n{written},"))
+
+
+@pytest.mark.parametrize("column", ["TIMESTAMP", "ContextTokens", "GeneratedTokens"])
+def test_a_column_that_stands_twice_is_refused(read, column):
+    text = TEXTS["azure"].replace("\r\n", ",7\r\n").replace("Tokens,7", f"Tokens,{column}", 1)
+    with pytest.raises(InputError, match=f"line 1: column {column} stands twice; keep one"):
+        read(text)
