@@ -19,6 +19,7 @@ import numpy as np
 from sac_runtime.errors import GeometryError, PoolFormatError
 from sac_runtime.memory.store import KvStore
 from sac_runtime.pool.lines import Lines, checksum, read_lines, write_lines
+from sac_runtime.rows.doors import require_whole
 from sac_runtime.rows.layout import LINE_BYTES, PAGE_BYTES, KvLayout
 
 VERSION = 3
@@ -72,8 +73,7 @@ class PoolGeometry:
 
     def __post_init__(self) -> None:
         for field in ("num_hosts", "num_layers", "block_tokens", "blocks_per_host"):
-            if getattr(self, field) < 1 or getattr(self, field) != int(getattr(self, field)):
-                raise GeometryError(f"pool: {field}={getattr(self, field)} must be a whole number, at least 1")
+            require_whole("pool", field, getattr(self, field), 1)
         if self.num_hosts > MAX_HOSTS:
             raise GeometryError(f"pool: num_hosts={self.num_hosts} exceeds {MAX_HOSTS}")
         if self.block_tokens > MAX_BLOCK_TOKENS:
@@ -82,8 +82,7 @@ class PoolGeometry:
             raise GeometryError(
                 f"pool: num_hosts={self.num_hosts} of {self.blocks_per_host} blocks exceed {MAX_BLOCKS} blocks"
             )
-        if self.index_key_bytes < 0:
-            raise GeometryError(f"pool: index_key_bytes={self.index_key_bytes} must be 0 (none) or more")
+        require_whole("pool", "index_key_bytes", self.index_key_bytes)
         if self.block_bytes % LINE_BYTES:
             raise GeometryError(
                 f"pool: block_tokens={self.block_tokens} makes blocks of {self.block_bytes} bytes, which share a cache line; "
@@ -197,6 +196,7 @@ def require_store_fits(store: KvStore, geometry: PoolGeometry) -> None:
 
 def require_host(geometry: PoolGeometry, host: int) -> None:
     """Raise GeometryError unless the pool has such a host."""
+    require_whole("pool", "host", host, -(1 << 62))
     if not 0 <= host < geometry.num_hosts:
         raise GeometryError(f"pool: host={host} lies outside [0, {geometry.num_hosts}), the hosts of this pool")
 
