@@ -305,7 +305,7 @@ def _entry_counts(entries: str | None) -> list[int]:
 
 def _refuse_store(option: str | None, why: str) -> None:
     if option is not None:
-        raise InputError(f"latency: {option!r} {why}")
+        raise InputError(f"latency: {str(option)!r} {why}")
 
 
 def _words(field: str, text: str) -> list[str]:

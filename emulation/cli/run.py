@@ -70,6 +70,10 @@ def run(
     """Boot a bed, write KV through one host, fetch the top-k through another, verify every byte. Ends with 1 on a mismatch."""
     shape = JobShape(_tokens(context), layers, heads, top_k, rows, steps, hot_buffer, seed, trace)
     bit_flip = _flip(flip)
+    if not runtime:
+        raise InputError(
+            "run: runtime='' names no runtime (give sac, a module as in package.module:name, or an entry point)"
+        )
     job.require_usable(shape, bit_flip)  # before anything boots
     with ExitStack() as ending:
         say = ending.enter_context(progress())

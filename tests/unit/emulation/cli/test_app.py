@@ -98,6 +98,11 @@ def test_words_after_the_separator_are_the_commands_own():
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
+        (
+            ["run", "--runtime="],
+            "run: runtime='' names no runtime (give sac, a module as in package.module:name, or an entry point)",
+        ),
+        (["latency", "--bare", "hardware"], "latency: 'hardware' times a store as it is; give --store too"),
         (["run", "--seed=-1"], "job: seed=-1 must be at least 0"),
         (["run", "--json", "/"], "--json /: is a folder; name a file, or '-' for standard output"),
         (["up", "direct", "--ready-deadline=-1"], "bed: ready_deadline_s=-1.0 must be a number of seconds above 0"),
