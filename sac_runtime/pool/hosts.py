@@ -42,6 +42,7 @@ from sac_runtime.rows.layout import LINE_BYTES
 
 DEFAULT_PATIENCE_S = 5.0  # assumed: silence after which a host counts as dead; ten beats of Pool.beating
 MOST_COUNT = 2**62  # of sequences and epochs; no pool gets there
+_BLANK = np.zeros((), STATE)
 _READING = 4  # which word of a state line "reading" is
 MOST_OPENINGS = 2**30 - 1  # of a pool as one host
 MOST_TORN_MARK_READS = 20  # assumed: a mark is written once, and a line is half-written for nanoseconds
@@ -126,8 +127,8 @@ class Hosts:
 
     def look(self) -> HostsView:
         """Read the state of every host from memory, and note who has changed since the last look."""
-        areas = self._read_untorn_areas()
-        states = _latest_states(areas[:, :2], self._state_salts)
+        areas, whole = self._read_untorn_areas()
+        states = _latest_states(areas[:, :2], whole)
         marks = _whole_marks(areas[:, 2:].view(MARK), self._mark_salts)
         self._note_changes(states["sequence"].astype(np.int64))
         fenced = marks.max(axis=1) >= np.maximum(states["incarnation"], np.uint64(1))
@@ -216,7 +217,8 @@ class Hosts:
         area = self._settled_own_area()
         if area.tobytes() == self._own_area.tobytes():
             return
-        latest = _latest_states(area[np.newaxis, :2], self._state_salts[self.host : self.host + 1])[0]
+        turns = area[np.newaxis, :2]
+        latest = _latest_states(turns, _whole_states(turns, self._state_salts[self.host : self.host + 1]))[0]
         if latest["incarnation"] != self.state["incarnation"]:
             raise FencedError(
                 f"pool host {self.host}: incarnation={_openings(self.state)} was replaced by another process, now at "
@@ -250,29 +252,33 @@ class Hosts:
         write_lines(self._store, offset, self._state, int(self._state_salts[self.host]))
         self._own_area[turn] = self._state[0]
 
-    def _read_untorn_areas(self) -> Lines:
-        """The lines of every host's area, such that the newer whole state line of each is no older than the call.
+    def _read_untorn_areas(self) -> tuple[Lines, NDArray[np.bool_]]:
+        """The lines of every host's area, and which state lines are whole, such that the newer whole one of each host is no older
+        than the call.
 
         A torn line may hide a state that was there before, the other one being read before its turn came. But a host begins a line
-        only when its other one is in memory: so read again after seeing a torn one. Returns (hosts, host_area_lines) STATE."""
-        areas, torn = self._read_areas()
+        only when its other one is in memory: so read again after seeing a torn one. Returns (hosts, host_area_lines) STATE,
+        (hosts, 2) bool."""
+        areas, whole, torn = self._read_areas()
         if torn.any():
-            areas, torn = self._read_areas()
+            areas, whole, torn = self._read_areas()
         for _ in range(MOST_TORN_READS):
             if not torn.all(axis=1).any():
-                return areas
-            areas, torn = self._read_areas()
+                return areas, whole
+            areas, whole, torn = self._read_areas()
         raise PoolFormatError(
             f"pool host {int(torn.all(axis=1).argmax())}: both its state lines are torn and stay so; "
             "something other than this pool's hosts has written there (create the pool anew)"
         )
 
-    def _read_areas(self) -> tuple[Lines, NDArray[np.bool_]]:
-        """All areas, and which state lines are torn: not whole, yet not blank. Returns (hosts, lines) STATE, (hosts, 2) bool."""
+    def _read_areas(self) -> tuple[Lines, NDArray[np.bool_], NDArray[np.bool_]]:
+        """All areas, which state lines are whole, and which are torn: not whole, yet not blank. Returns (hosts, lines) STATE,
+        (hosts, 2) bool, (hosts, 2) bool."""
         shape = (self._geometry.num_hosts, self._geometry.host_area_lines)
         areas = read_lines(self._store, self._geometry.state_offset(0, 0), shape[0] * shape[1], STATE).reshape(shape)
         turns = areas[:, :2]
-        return areas, ~_whole_states(turns, self._state_salts) & (turns != np.zeros((), STATE))
+        whole = _whole_states(turns, self._state_salts)
+        return areas, whole, ~whole if whole.all() else ~whole & (turns != _BLANK)
 
     def _read_own_area(self) -> Lines:
         """What memory says of this host: its two state lines, then the others' marks."""
@@ -310,10 +316,9 @@ def _openings(state: Lines) -> int:
     return int(state["incarnation"]) >> 32
 
 
-def _latest_states(turns: Lines, salts: NDArray[np.uint64]) -> Lines:
+def _latest_states(turns: Lines, whole: NDArray[np.bool_]) -> Lines:
     """The newer of each host's two state lines, of those that are whole; NEVER_OPENED if none is.
-    turns: (hosts, 2) STATE; salts: (hosts,). Returns (hosts,) STATE."""
-    whole = _whole_states(turns, salts)
+    turns: (hosts, 2) STATE; whole: (hosts, 2). Returns (hosts,) STATE."""
     sequences = np.where(whole, turns["sequence"], np.uint64(0))
     latest: Lines = turns[np.arange(len(turns)), sequences.argmax(axis=1)]
     latest[~whole.any(axis=1)] = _never_opened()
