@@ -106,9 +106,10 @@ class Leases:
 
     def blocks_in_use(self) -> IntArray:
         """Blocks that a lease of this host has found, or that were published while it lasted. Returns (n,) int64, distinct."""
-        return np.unique(
-            np.concatenate([np.empty(0, np.int64), *(part for found in self._in_use.values() for part in found)])
+        blocks: IntArray = np.unique(
+            np.concatenate([np.empty(0, np.int64), *(part for parts in self._in_use.values() for part in parts)])
         )
+        return blocks
 
     def _begin(self, number: int) -> None:
         self._hosts.require_unfenced()
