@@ -108,6 +108,27 @@ class Verbs(TyperGroup):
         return name, command_of(name) if name else None, rest
 
 
+class SpokenVerb(TyperCommand):
+    """A verb that says of an unusable number what was given, not what the library that reads numbers says."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As TyperCommand. Raises BadParameter, a usage error."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.BadParameter as error:
+            raise typer.BadParameter(_reason(error), ctx=error.ctx, param=error.param) from error
+
+
+def _reason(error: typer.BadParameter) -> str:
+    """What is wrong with an option's value. The cause lists errors where pydantic has read it."""
+    list_errors = getattr(error.__cause__, "errors", None)
+    if list_errors is None:
+        return error.message
+    first = list_errors()[0]
+    kind = {"int": "a whole number, as in 16", "float": "a number, as in 0.5"}.get(first["type"].partition("_")[0])
+    return f"{first['input']!r} is not {kind}" if kind else f"{first['input']!r}: {first['msg']}"
+
+
 def command_of(name: str) -> Any:
     """The click command of a verb; its module is imported here. name: a key of `VERBS`."""
     verb = VERBS[name]
@@ -117,7 +138,7 @@ def command_of(name: str) -> Any:
         group.name = name
         return group
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    alone.command(name, context_settings=dict(verb.settings))(found)
+    alone.command(name, cls=SpokenVerb, context_settings=dict(verb.settings))(found)
     return typer.main.get_command(alone)
 
 

@@ -112,3 +112,18 @@ def test_words_after_the_separator_are_the_commands_own():
 def test_an_option_that_cannot_be_is_refused_before_anything_boots(words, problem):
     ended = cxlbed(*words)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"cxlbed: {problem}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--seed", "x"], "'--seed': 'x' is not a whole number"),
+        (["soak", "--hosts", "1.5"], "'--hosts': '1.5' is not a whole number"),
+        (["serve", "--burstiness", "much"], "'--burstiness': 'much' is not a number"),
+    ],
+)
+def test_an_option_that_is_no_number_is_told_with_what_was_given(arguments, words):
+    ended = CliRunner().invoke(app, arguments)
+    assert ended.exit_code == 2
+    assert words in " ".join(ended.output.split())
+    assert "Input should" not in ended.output
