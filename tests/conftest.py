@@ -1,9 +1,11 @@
-"""Rules of the whole suite: in CI (CXLBED_NO_SKIPS=1) a skip that is not expected here is a failure."""
+"""Rules of the whole suite: in CI (CXLBED_NO_SKIPS=1) a skip that is not expected here is a failure; tests that boot machines stay
+in one worker of a parallel run."""
 
 import os
 from pathlib import Path
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # Without a GPU kernels run in Triton's interpreter, which must be asked for before anything imports Triton.
 if not Path("/dev/nvidiactl").exists():
@@ -15,6 +17,18 @@ EXPECTED_SKIPS = (
     "this kernel gives no huge pages on madvise",
     "this machine has several NUMA nodes: nothing to refuse",
 )
+
+
+class MachinesInOneWorker(LoadScopeScheduling):
+    """Tests go out one by one; those that boot machines go to one worker, before all others: they take longest."""
+
+    def _split_scope(self, nodeid):
+        return "machines" if nodeid.startswith("tests/vm/") else nodeid
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return MachinesInOneWorker(config, log)
 
 
 def pytest_addoption(parser):

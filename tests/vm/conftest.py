@@ -10,11 +10,6 @@ import pytest
 from tests.vm.command import command, environment
 
 
-def pytest_itemcollected(item):
-    """One worker of a parallel run boots all machines: they take every core that is there, and share beds."""
-    item.add_marker(pytest.mark.xdist_group("machines"))
-
-
 @pytest.fixture
 def state_folder():
     """A folder of beds that no other test or user sees; short, for the sockets in it."""
