@@ -14,8 +14,8 @@ def job_of(monkeypatch, *options):
     """What the verb asks of the job, on a bed that is up."""
     asked = {}
 
-    def job(bed, shape, flip, say, runtime):
-        asked.update(bed=bed, shape=shape, flip=flip, runtime=runtime)
+    def job(bed, shape, flip, say, runtime, contexts):
+        asked.update(bed=bed, shape=shape, flip=flip, runtime=runtime, contexts=contexts)
         raise InputError("far enough")
 
     monkeypatch.setattr(f"{RUN}.beds.find", lambda name: f"bed {name}")
@@ -50,5 +50,5 @@ def test_a_flip_of_other_words_is_refused(text):
 def test_a_file_in_place_of_the_reports_folder_is_refused_before_anything_boots(tmp_path):
     (tmp_path / "taken").touch()
     result = CliRunner().invoke(app, ["run", "--bed", "mine", "--report", str(tmp_path / "taken")])
-    assert result.exit_code == 2
-    assert "is a file" in result.output
+    assert isinstance(result.exception, InputError)
+    assert f"--report {tmp_path / 'taken'}: folder" in str(result.exception)
