@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from emulation.cli.app import VERBS, app
 from emulation.conformance.truth import Context, JobShape
 from sac_runtime.fetch.hot_buffer import HotBuffer
-from sac_runtime.rows.layout import KvLayout
+from sac_runtime.rows.layout import DEEPSEEK_LAYERS, KvLayout
 from tests.vm.docs_commands import IN_VM, README_FLIP
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +78,10 @@ def test_a_command_that_is_shown_has_a_verb_and_options_that_there_are(command):
         assert option in help_of(verb), option
 
 
-RUN_SMALLER = {"cxlbed serve --compare": "emulation/cli/test_serve.py"}  # by a test that gives it less to compare
+RUN_SMALLER = {  # by a test that gives it less to compare, or less time
+    "cxlbed serve --compare": "emulation/cli/test_serve.py",
+    "cxlbed soak --hosts 2 --seconds 1260 --seed 1": "emulation/faults/test_soak.py",
+}
 
 
 def run(command, timeout_s=300):
@@ -106,14 +109,17 @@ def test_what_is_run_smaller_is_run():
         assert command.split()[-1] in (ROOT / "tests" / "unit" / file).read_text()
 
 
+RUN = JobShape(num_layers=DEEPSEEK_LAYERS)  # as test_run.py holds the verb's defaults to
+
+
 @pytest.fixture(scope="module")
 def contexts():
     """Those of `cxlbed run` as it stands, one per memory of its bed."""
-    return [Context(JobShape(), number) for number in range(2)]
+    return [Context(RUN, number) for number in range(2)]
 
 
 def test_the_readmes_table_is_what_a_run_counts(contexts):
-    shape, layout = JobShape(), KvLayout.fp8()
+    shape, layout = RUN, KvLayout.fp8()
     entries = shape.num_steps * shape.num_layers * shape.top_k
     for number, context in enumerate(contexts):
         buffers = [HotBuffer(shape.hot_buffer, shape.top_k) for _ in range(shape.num_layers)]
@@ -127,7 +133,8 @@ def test_the_readmes_table_is_what_a_run_counts(contexts):
             assert f" {count:,} " in shown, count
 
 
-def test_the_readmes_flip_names_the_row_that_is_flipped(contexts):
-    layer = int(README_FLIP.split()[-1])
-    row = int(contexts[0].topk[0].tokens(layer)[0])
+def test_the_readmes_flip_names_the_row_that_is_flipped():
+    *_, num_layers, _, layer = README_FLIP.split()
+    shape = JobShape(num_layers=int(num_layers))
+    row = int(Context(shape, 0).topk[0].tokens(int(layer))[0])
     assert f"`{README_FLIP}` says `step 0, layer {layer}, row {row}: ...`" in " ".join(PAGES["README.md"].split())

@@ -2,7 +2,7 @@
 
 Run by test_docs_commands.py beside this file."""
 
-README_FLIP = "cxlbed run --flip 2"
+README_FLIP = "cxlbed run --layers 4 --flip 2"
 IN_VM = {
     README_FLIP: (1, "step 0, layer 2, row "),
     "cxlbed up direct": (0, "direct"),

@@ -7,7 +7,7 @@ from emulation.report.beds import beds_table
 
 
 def test_a_beds_name_is_whole_on_a_narrow_terminal(capsys):
-    hosts = (HostStatus("a", "running", 41000, "cxlbed-x-a"),)
+    hosts = (HostStatus("a", "running", 41000, "cxlbed-x-a", {}),)
     name = "t-shared-pool-86b1e442"
     status = BedStatus(
         name=name, topology="shared-pool", uri="embedded", accelerator="tcg", emulator="QEMU 11.1", ready_s=12.5,

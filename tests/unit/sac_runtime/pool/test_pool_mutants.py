@@ -18,6 +18,7 @@ JUDGED_ELSEWHERE = (
     "hosts.Hosts._torn_marks",  # test_pool_damage: flipped marks
     "hosts._whole_",  # test_pool_damage: states and marks that are torn
     "lease.Leases._begin",  # meetings: test_pool_breakages; unannounced entries: test_pool_damage
+    "lease.Leases.lookup_under",  # equivalent: orders of what is private to the process, all of it under its lock
     "pool.Pool.create",  # a_creator_dies_and_others_open_what_it_left
     "pool.Pool.publish",  # orders of what is private to the process, and the look at one's own lines
     "pool.Pool.retire",  # meetings: test_pool_breakages
