@@ -176,7 +176,7 @@ def test_a_domain_whose_qemu_was_killed_is_not_said_to_run(state_folder):
 
 
 def test_without_qemu_the_message_says_what_to_install(cxlbed, tmp_path):
-    ended = cxlbed("up", "direct", PATH=str(tmp_path))
+    ended = cxlbed("up", "direct", "--emulator", "system", PATH=str(tmp_path))
     assert ended.returncode == 3
     assert "qemu-system-x86_64: not found in PATH; run scripts/setup" in ended.stderr
 
