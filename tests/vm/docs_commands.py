@@ -9,6 +9,6 @@ IN_VM = {
     "cxlbed exec direct -- cxl list": (0, "mem0"),
     "cxlbed down direct": (0, ""),
     "cxlbed up remote-numa": (0, "remote-numa"),
-    "cxlbed numa --bed remote-numa": (0, "bind:1"),
+    "cxlbed numa --bed remote-numa": (0, "pool on node 1, reader on node 0"),
     "cxlbed down --all": (0, ""),
 }
