@@ -12,7 +12,7 @@ from typing import Self
 
 from emulation.machines.bed import Bed, down, up
 from emulation.machines.emulator import own
-from emulation.machines.emulator.choice import system
+from emulation.machines.emulator.choice import VARIABLE, system
 from emulation.machines.launch import Options
 from emulation.machines.this_machine import this_machine
 from guest.image.cache import list_images
@@ -54,6 +54,8 @@ class SessionBeds:
 def missing_tool() -> str | None:
     """What a bed cannot do without and this machine lacks; None where all is there."""
     has_builder = shutil.which("mmdebstrap") is not None
+    if os.environ.get(VARIABLE) == "system" and system("asked for") is None:
+        return f"{own.PROGRAM} is not in PATH ({VARIABLE}=system asks for it)"
     if own.held() is None and not has_builder and system("there is no other") is None:
         return f"no {own.PROGRAM} in PATH or in the cache, and mmdebstrap is missing to build one"
     if not any(image.hash == STOCK.hash for image in list_images()) and not has_builder:
